@@ -3,6 +3,8 @@
 //! The texts were written for this test after the documented shapes. A body is read into its type and written again; the two JSON
 //! values must be equal, order of fields included where we write.
 
+#![expect(clippy::unwrap_used, reason = "a test's helper may panic like the test itself")]
+
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use witness_api::*;
