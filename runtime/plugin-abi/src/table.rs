@@ -105,7 +105,7 @@ pub struct EventSink {
     pub emit: unsafe extern "C" fn(context: *mut c_void, event: *const Event),
 }
 
-/// The role `serve`. All calls come from one thread, never two at once.
+/// The role `serve`. All calls come from one thread, never two at once. A null reply with status OK means an empty reply.
 #[repr(C)]
 pub struct ServeTable {
     /// `size_of::<ServeTable>()` of the plugin's version.
@@ -115,18 +115,19 @@ pub struct ServeTable {
     /// `LoadRequest` -> `LoadReply`; writes the model's handle to `model_out`.
     pub load: unsafe extern "C" fn(request: Slice, model_out: *mut u64, reply: *mut Buffer) -> Status,
     /// Frees a model; its sequences end without events.
-    pub unload: unsafe extern "C" fn(model: u64) -> Status,
+    pub unload: unsafe extern "C" fn(model: u64, reply: *mut Buffer) -> Status,
     /// `LoadAdapterRequest` -> `LoadAdapterReply`.
     pub load_adapter: unsafe extern "C" fn(model: u64, request: Slice, reply: *mut Buffer) -> Status,
     /// `UnloadAdapterRequest` -> empty.
     pub unload_adapter: unsafe extern "C" fn(model: u64, request: Slice, reply: *mut Buffer) -> Status,
     /// `GenerateRequest` -> `Started`: admits a sequence under the caller's number. Renders, tokenizes and checks; computes nothing long.
     pub start: unsafe extern "C" fn(model: u64, sequence: u64, request: Slice, reply: *mut Buffer) -> Status,
-    /// Ends a sequence now, without events.
-    pub cancel: unsafe extern "C" fn(model: u64, sequence: u64) -> Status,
+    /// Ends a sequence now, without events. A sequence that ended by itself is no error.
+    pub cancel: unsafe extern "C" fn(model: u64, sequence: u64, reply: *mut Buffer) -> Status,
     /// Advances every admitted sequence of the model by one step (one token, or one chunk of its prompt) and emits what came of it.
-    /// Writes the number of sequences still running to `running_out`.
-    pub step: unsafe extern "C" fn(model: u64, sink: *const EventSink, running_out: *mut u64) -> Status,
+    /// Writes the number of sequences still running to `running_out`. A status that is not OK ends every sequence of the model.
+    pub step:
+        unsafe extern "C" fn(model: u64, sink: *const EventSink, running_out: *mut u64, reply: *mut Buffer) -> Status,
 }
 
 /// Where a job puts its events and learns that it should stop.
@@ -181,6 +182,8 @@ pub struct Plugin {
 
 // SAFETY: a table is immutable static data; its pointers are to static data or functions.
 unsafe impl Sync for Plugin {}
+// SAFETY: as above.
+unsafe impl Send for Plugin {}
 
 /// Type of the exported entry point. Returns a static table, never null.
 pub type Entry = unsafe extern "C" fn() -> *const Plugin;

@@ -145,3 +145,14 @@ pub enum DoneReason {
     /// The caller went away.
     Cancelled,
 }
+
+/// One of the most likely tokens at a place of an answer. Travels as JSON in the detail of a token event.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Alternative {
+    /// Token id.
+    pub id: u32,
+    /// Its text, lossy where it is part of a character.
+    pub text: String,
+    /// Natural logarithm of its probability.
+    pub logprob: f32,
+}

@@ -12,7 +12,7 @@ mod model;
 mod options;
 
 pub use descriptor::{Descriptor, FormatRule, Role};
-pub use generate::{Done, DoneReason, GenerateRequest, Message, Prompt, Started, ToolCall, ToolFunction};
+pub use generate::{Alternative, Done, DoneReason, GenerateRequest, Message, Prompt, Started, ToolCall, ToolFunction};
 pub use model::{
     AdapterCheck, AdapterInfo, AdapterSpec, FileRef, InspectReply, InspectRequest, LoadAdapterReply,
     LoadAdapterRequest, LoadReply, LoadRequest, MemoryEstimate, ModelInfo, ModelSpec, UnloadAdapterRequest,
