@@ -20,10 +20,10 @@ pub(crate) fn replace_tags(source: &str) -> Option<String> {
         let rest = &source[open..];
         position = if rest.starts_with("{#") {
             open + rest.find("#}").map_or(rest.len(), |end| end + 2)
-        } else if rest.starts_with("{{") {
-            open + 2 + skip_code(&rest[2..], "}}")
-        } else if rest.starts_with("{%") {
-            let name_start = open + 2 + blanks(&rest[2..]);
+        } else if let Some(code) = rest.strip_prefix("{{") {
+            open + 2 + skip_code(code, "}}")
+        } else if let Some(code) = rest.strip_prefix("{%") {
+            let name_start = open + 2 + blanks(code);
             let name = word(&source[name_start..]);
             let name_end = name_start + name.len();
             let replacement = match name {

@@ -10,8 +10,31 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use witness_template::{ChatTemplate, CivilTime, RenderInput, TemplateError};
 
-/// Renderings that differ from Python's, each with its reason.
-const DIFFERENCES: [(&str, &str, &str); 0] = [];
+/// Renderings that differ from Python's: template, conversation.
+///
+/// These templates mark texts as safe, and Python then escapes the quotes of what is added to them (`&#34;`), although nothing else is
+/// escaped. The engine keeps the quotes, as the models' own tokenizers do: the ids that Mistral records beside its templates hold quotes.
+const DIFFERENCES: [(&str, &str); 9] = [
+    (
+        "jinja-llamacpp/meetkai-functionary-medium-v3.1.jinja",
+        "a tool is called",
+    ),
+    ("jinja-llamacpp/meetkai-functionary-medium-v3.1.jinja", "tools on offer"),
+    (
+        "jinja-llamacpp/meetkai-functionary-medium-v3.1.jinja",
+        "several calls at once",
+    ),
+    ("mistral-common/chat_templates/v2.jinja", "a tool is called"),
+    ("mistral-common/chat_templates/v2_spm.jinja", "a tool is called"),
+    ("mistral-common/chat_templates/v3.jinja", "a tool is called"),
+    ("mistral-common/chat_templates/v3.jinja", "several calls at once"),
+    ("mistral-common/chat_templates/v3_spm.jinja", "a tool is called"),
+    ("mistral-common/chat_templates/v3_spm.jinja", "several calls at once"),
+];
+
+/// Renderings that only Python refuses: it cannot loop over nothing (absent tools or content) or write a generator as JSON, where we go on
+/// as if the list were empty or a list. Counted, so that a change is noticed.
+const ONLY_PYTHON_REFUSES: usize = 32;
 
 fn shared_templates() -> Option<PathBuf> {
     let found = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -92,12 +115,16 @@ fn every_rendering_is_pythons() {
                 (Err(_), _) => "only we refuse",
             };
             *counts.entry(outcome).or_default() += 1;
-            let known = DIFFERENCES.iter().any(|(n, c, _)| *n == name && *c == case_name);
-            if !matches!(outcome, "same" | "both refuse") != known {
+            let is_known = DIFFERENCES.contains(&(name.as_str(), case_name));
+            if matches!(outcome, "different" | "only we refuse") != is_known {
                 unexpected.push(format!("{outcome}: {name}: {case_name}: {:?}", ours.err()));
             }
         }
     }
     println!("{counts:?}");
     assert!(unexpected.is_empty(), "{counts:?}\n{}", unexpected.join("\n"));
+    assert_eq!(
+        counts.get("only Python refuses").copied().unwrap_or(0),
+        ONLY_PYTHON_REFUSES
+    );
 }
