@@ -7,7 +7,7 @@ mod config;
 mod decoder;
 mod from_gguf;
 mod generation;
-mod json;
+pub(crate) mod json;
 mod rope;
 mod tokenizer;
 
