@@ -112,7 +112,7 @@ pub fn format_duration(duration: Duration) -> String {
     }
     let below = duration.subsec_nanos();
     if below > 0 {
-        out += &if below % 1_000_000 == 0 {
+        out += &if below.is_multiple_of(1_000_000) {
             format!("{}ms", below / 1_000_000)
         } else {
             format!("{below}ns")

@@ -1,0 +1,3 @@
+//! Goal of the suite: nothing named is lost, whatever happens and whenever.
+
+mod names;
