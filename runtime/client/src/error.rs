@@ -139,7 +139,10 @@ impl From<ClientError> for Diagnostic {
                 };
                 Diagnostic::new("witness::client::file", kind, message)
                     .cause(source.to_string())
-                    .hint(format!("check that `{}` exists and that you may read it", path.display()))
+                    .hint(format!(
+                        "check that `{}` exists and that you may read it",
+                        path.display()
+                    ))
             }
             ClientError::Source { hint, kind, .. } => {
                 Diagnostic::new("witness::client::source", kind, message).hint(hint)

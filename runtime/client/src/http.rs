@@ -88,7 +88,9 @@ impl Client {
         }
         let request = Call::get("/api/witness/status");
         match self.call_at(&socket, request).await {
-            Ok(answer) => matches!(answer.json::<StatusResponse>().await, Ok(status) if status.host == self.host.to_string()),
+            Ok(answer) => {
+                matches!(answer.json::<StatusResponse>().await, Ok(status) if status.host == self.host.to_string())
+            }
             Err(_) => false,
         }
     }
@@ -214,7 +216,9 @@ impl Call {
 
     pub(crate) fn json(method: Method, path: &str, body: &impl Serialize) -> Result<Self, ClientError> {
         let bytes = serde_json::to_vec(body).map_err(|source| ClientError::Broken { source: source.into() })?;
-        let body = Full::new(Bytes::from(bytes)).map_err(|never| match never {}).boxed_unsync();
+        let body = Full::new(Bytes::from(bytes))
+            .map_err(|never| match never {})
+            .boxed_unsync();
         Ok(Self {
             content: Some(("application/json", body)),
             ..Self::empty(method, path)

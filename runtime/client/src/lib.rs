@@ -18,6 +18,7 @@
 
 mod autostart;
 mod connect;
+mod create;
 mod error;
 mod http;
 mod lines;
@@ -27,6 +28,7 @@ mod upload;
 
 pub use autostart::{Autostart, Readiness, ensure, leave_terminal, log_path};
 pub use connect::Endpoint;
+pub use create::{Roots, Sources};
 pub use error::ClientError;
 pub use http::Client;
 pub use source::{SourceFile, adapter_files, model_files};

@@ -36,7 +36,11 @@ impl LineDecoder {
             let Some(found) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') else {
                 self.searched = self.buffer.len();
                 let unfinished = self.buffer.len() - self.start;
-                return if unfinished > LINE_BYTES_MAX { Err(LineTooLong) } else { Ok(None) };
+                return if unfinished > LINE_BYTES_MAX {
+                    Err(LineTooLong)
+                } else {
+                    Ok(None)
+                };
             };
             let end = self.searched + found;
             let line = trim(&self.buffer[self.start..end]).to_vec();

@@ -207,7 +207,10 @@ fn nothing_found(path: &Path, names: &[String], wanted: &str) -> ClientError {
 
 fn pickle(path: &Path) -> ClientError {
     ClientError::Source {
-        message: format!("`{}` holds weights as pickle, which can run code when it is read", path.display()),
+        message: format!(
+            "`{}` holds weights as pickle, which can run code when it is read",
+            path.display()
+        ),
         hint: "use the safetensors form; `model.save_pretrained(dir, safe_serialization=True)` writes it".to_owned(),
         kind: Kind::Unsupported,
     }
@@ -243,17 +246,29 @@ mod tests {
     fn a_directory_is_told_by_its_names() {
         let cases: &[(&[&str], Result<&[&str], &str>)] = &[
             (
-                &["config.json", "model.safetensors", "tokenizer.json", "README.md", "consolidated.safetensors"],
+                &[
+                    "config.json",
+                    "model.safetensors",
+                    "tokenizer.json",
+                    "README.md",
+                    "consolidated.safetensors",
+                ],
                 Ok(&["config.json", "tokenizer.json", "model.safetensors"]),
             ),
             (
                 &["config.json", "consolidated.safetensors"],
                 Ok(&["config.json", "consolidated.safetensors"]),
             ),
-            (&["b-00002-of-00002.gguf", "b-00001-of-00002.gguf"], Ok(&["b-00001-of-00002.gguf", "b-00002-of-00002.gguf"])),
+            (
+                &["b-00002-of-00002.gguf", "b-00001-of-00002.gguf"],
+                Ok(&["b-00001-of-00002.gguf", "b-00002-of-00002.gguf"]),
+            ),
             (&["config.json", "pytorch_model.bin"], Err("pickle")),
             (&["model.safetensors"], Err("no config.json")),
-            (&["adapter_config.json", "adapter_model.safetensors"], Err("is an adapter")),
+            (
+                &["adapter_config.json", "adapter_model.safetensors"],
+                Err("is an adapter"),
+            ),
             (&["notes.txt"], Err("does not hold a model")),
         ];
         for (files, expected) in cases {
@@ -268,10 +283,18 @@ mod tests {
 
     #[test]
     fn an_adapter_is_found_by_its_directory_or_its_weights() {
-        let peft = directory(&["adapter_config.json", "adapter_model.safetensors", "optimizer.pt", "README.md"]);
+        let peft = directory(&[
+            "adapter_config.json",
+            "adapter_model.safetensors",
+            "optimizer.pt",
+            "README.md",
+        ]);
         let expected = ["adapter_config.json", "adapter_model.safetensors"];
         assert_eq!(names(adapter_files(peft.path())).unwrap(), expected);
-        assert_eq!(names(adapter_files(&peft.path().join("adapter_model.safetensors"))).unwrap(), expected);
+        assert_eq!(
+            names(adapter_files(&peft.path().join("adapter_model.safetensors"))).unwrap(),
+            expected
+        );
         let pickled = directory(&["adapter_config.json", "adapter_model.bin"]);
         assert!(names(adapter_files(pickled.path())).unwrap_err().contains("pickle"));
     }

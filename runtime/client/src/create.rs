@@ -1,0 +1,192 @@
+//! A Modelfile's plan becomes a create request: paths are followed, files are told by their names, stored, and named by digest.
+
+use std::path::{Path, PathBuf};
+
+use witness_api::{CreateRequest, Message, StringMap, TextOrList};
+use witness_diagnostics::Kind;
+use witness_modelfile::{Plan, resolve_path};
+
+use crate::error::ClientError;
+use crate::http::Client;
+use crate::source::{SourceFile, adapter_files, model_files};
+use crate::upload::FileProgress;
+
+/// Name of an adapter that the Modelfile does not name.
+const ADAPTER_UNNAMED: &str = "default";
+
+/// What the paths of a plan lead to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sources {
+    /// Name of a model that is already stored; then `base` is empty.
+    pub from: Option<String>,
+    /// Files of the base.
+    pub base: Vec<SourceFile>,
+    /// Adapters by name, each with its files.
+    pub adapters: Vec<(String, Vec<SourceFile>)>,
+}
+
+/// Where the paths of a Modelfile start from.
+#[derive(Clone, Copy, Debug)]
+pub struct Roots<'a> {
+    /// Directory of the Modelfile.
+    pub directory: &'a Path,
+    /// What `~` means.
+    pub user_home: Option<&'a Path>,
+}
+
+impl Sources {
+    /// Finds the files that a plan names. Opens none of them.
+    ///
+    /// # Errors
+    /// When a path leads nowhere, or to something that is no model or adapter.
+    pub fn find(plan: &Plan, roots: Roots<'_>) -> Result<Self, ClientError> {
+        let mut sources = Self::default();
+        for source in &plan.from {
+            let path = follow(&source.text, roots)?;
+            // `FROM llama3.2` is a name unless something of that name lies beside the Modelfile.
+            if !source.is_path() && !path.exists() {
+                sources.from = Some(source.text.clone());
+                continue;
+            }
+            sources.base.extend(model_files(&path)?);
+        }
+        for adapter in &plan.adapters {
+            let name = adapter.name.clone().unwrap_or_else(|| ADAPTER_UNNAMED.to_owned());
+            let path = follow(&adapter.path, roots)?;
+            sources.adapters.push((name, adapter_files(&path)?));
+        }
+        Ok(sources)
+    }
+
+    /// Returns every file to be stored, in the order of [`Sources::request`].
+    pub fn files(&self) -> impl Iterator<Item = &SourceFile> {
+        self.base
+            .iter()
+            .chain(self.adapters.iter().flat_map(|(_, files)| files))
+    }
+
+    /// Returns the request that makes the model. `digests` are those of [`Sources::files`], in that order.
+    pub fn request(&self, model: &str, plan: &Plan, digests: &[String]) -> CreateRequest {
+        let mut digests = digests.iter().cloned();
+        let mut named = |name: String| digests.next().map(|digest| (name, digest));
+        let files: Vec<_> = self.base.iter().filter_map(|file| named(file.name.clone())).collect();
+        let adapters: Vec<_> = self
+            .adapters
+            .iter()
+            .flat_map(|(adapter, files)| files.iter().map(move |file| format!("{adapter}/{}", file.name)))
+            .filter_map(named)
+            .collect();
+        CreateRequest {
+            model: model.to_owned(),
+            from: self.from.clone(),
+            files: some_map(files),
+            adapters: some_map(adapters),
+            template: plan.template.clone(),
+            license: (!plan.license.is_empty()).then(|| TextOrList::Many(plan.license.clone())),
+            system: plan.system.clone(),
+            parameters: (!plan.parameters.is_empty()).then(|| plan.parameters_json()),
+            messages: messages(plan),
+            requires: plan.requires.clone(),
+            ..CreateRequest::default()
+        }
+    }
+}
+
+impl Client {
+    /// Stores the files of a model and returns their digests in order. `progress` is told the index of the file.
+    pub async fn store_files(
+        &self,
+        files: &[&SourceFile],
+        link: bool,
+        progress: &mut dyn FnMut(usize, FileProgress),
+    ) -> Result<Vec<String>, ClientError> {
+        let mut digests = Vec::with_capacity(files.len());
+        for (index, file) in files.iter().enumerate() {
+            let mut report = |state| progress(index, state);
+            digests.push(self.store_file(&file.path, link, &mut report).await?.digest);
+        }
+        Ok(digests)
+    }
+}
+
+fn follow(text: &str, roots: Roots<'_>) -> Result<PathBuf, ClientError> {
+    resolve_path(text, roots.directory, roots.user_home).map_err(|error| ClientError::Source {
+        message: error.to_string(),
+        hint: "write a path relative to the Modelfile (`./base`), or a whole one".to_owned(),
+        kind: Kind::Invalid,
+    })
+}
+
+fn some_map(pairs: Vec<(String, String)>) -> Option<StringMap> {
+    (!pairs.is_empty()).then_some(StringMap(pairs))
+}
+
+fn messages(plan: &Plan) -> Option<Vec<Message>> {
+    let messages: Vec<Message> = plan
+        .messages
+        .iter()
+        .map(|(role, content)| Message::new(role.as_str(), content))
+        .collect();
+    (!messages.is_empty()).then_some(messages)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_plan_becomes_a_request_with_every_file_under_its_name() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in [
+            "base/config.json",
+            "base/model.safetensors",
+            "one/adapter_config.json",
+            "one/adapter_model.safetensors",
+            "two.gguf",
+        ] {
+            let path = directory.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        let text = "FROM base\nADAPTER ./one\nADAPTER ./two.gguf AS second\nPARAMETER temperature 0\nSYSTEM hi\n";
+        let plan = witness_modelfile::parse("Modelfile", text).unwrap().plan().unwrap();
+        let roots = Roots {
+            directory: directory.path(),
+            user_home: None,
+        };
+        let sources = Sources::find(&plan, roots).unwrap();
+        let digests: Vec<String> = (0..5).map(|index| format!("sha256:{index}")).collect();
+        assert_eq!(sources.files().count(), digests.len());
+        let request = serde_json::to_value(sources.request("mine", &plan, &digests)).unwrap();
+        assert_eq!(
+            request,
+            serde_json::json!({
+                "model": "mine",
+                "files": {"config.json": "sha256:0", "model.safetensors": "sha256:1"},
+                "adapters": {
+                    "default/adapter_config.json": "sha256:2",
+                    "default/adapter_model.safetensors": "sha256:3",
+                    "second/two.gguf": "sha256:4"
+                },
+                "system": "hi",
+                "parameters": {"temperature": 0.0}
+            })
+        );
+    }
+
+    #[test]
+    fn a_word_is_a_name_unless_it_lies_here() {
+        let directory = tempfile::tempdir().unwrap();
+        let roots = Roots {
+            directory: directory.path(),
+            user_home: None,
+        };
+        let find = |text: &str| {
+            let plan = witness_modelfile::parse("Modelfile", text).unwrap().plan().unwrap();
+            Sources::find(&plan, roots)
+        };
+        assert_eq!(find("FROM llama3.2:3b").unwrap().from.as_deref(), Some("llama3.2:3b"));
+        assert!(matches!(find("FROM ./llama3.2"), Err(ClientError::File { .. })));
+    }
+}
