@@ -15,6 +15,9 @@ const STEPS_MAX: usize = 20_000;
 /// The size of one compiled pattern.
 const COMPILED_BYTES_MAX: usize = 512 * 1024;
 
+/// The number of steps a look-around pattern may be compiled to.
+const INSTRUCTIONS_MAX: usize = 20_000;
+
 /// A compiled pattern.
 #[derive(Clone, Debug)]
 pub(super) enum Pattern {
@@ -99,6 +102,7 @@ fn compile(file: &str, field: &str, pattern: &str, anchored: &str) -> Result<Pat
         .backtrack_limit(STEPS_MAX)
         .delegate_size_limit(COMPILED_BYTES_MAX)
         .delegate_dfa_size_limit(COMPILED_BYTES_MAX)
+        .max_prog_size(INSTRUCTIONS_MAX)
         .build();
     built.map(|regex| Pattern::Regex(Box::new(regex))).map_err(|error| {
         FormatError::malformed(
@@ -151,19 +155,24 @@ mod tests {
 
     #[test]
     fn hostile_patterns_end_in_an_error() {
-        for pattern in [
-            "(",
-            "(?<x",
-            "a{1000}{1000}{1000}",
-            &"(".repeat(3000),
-            &"a".repeat(5000),
-            "[z-a]",
-        ] {
+        let nested = format!("{}x{}", "(?:".repeat(1000), ")".repeat(1000));
+        let calls = format!("(?=x)(a\\g<2>\\g<2>)(b\\g<1>\\g<1>|{})", "\\g<1>".repeat(500));
+        let hostile = [
+            "(".to_owned(),
+            "(?<x".to_owned(),
+            "(?:(?:a{1000}){1000}){1000}".to_owned(),
+            "(".repeat(3000),
+            nested,
+            calls,
+            "a".repeat(5000),
+            "[z-a]".to_owned(),
+        ];
+        for pattern in &hostile {
             assert!(Pattern::tail("f", "rank_pattern", pattern).is_err(), "{pattern:.20}");
             assert!(Pattern::whole("f", "target_modules", pattern).is_err(), "{pattern:.20}");
         }
         // A classic exponential pattern, made to backtrack by the look-ahead.
-        let slow = Pattern::whole("f", "target_modules", r"(?=(a+)+$)(a+)+\1b").unwrap();
-        assert!(slow.matches("f", &"a".repeat(40)).is_err());
+        let slow = Pattern::whole("f", "target_modules", "((?=a)a|a)*b").unwrap();
+        assert!(slow.matches("f", &format!("{}bc", "a".repeat(40))).is_err());
     }
 }
