@@ -1,1 +1,36 @@
-//! Placeholder.
+//! One decoder graph for the families that share it, over `trait Linear`.
+//!
+//! What: configuration, weights, rotary embedding, attention over a paged cache, adapters applied at run time, a forward pass over several
+//! sequences at once. What not: files (that is `formats`), tokens' meaning, sampling, scheduling, threads.
+//!
+//! | module | knows |
+//! | --- | --- |
+//! | [`config`] | the families, and what of a configuration can be computed |
+//! | [`source`] | tensors of GGUF and Hugging Face files under one set of names |
+//! | [`weight`], [`linear`] | storage types; `y = x W^T + b` |
+//! | [`load`] | checks every tensor, builds a [`Model`] |
+//! | [`lora`], [`adapter`] | deltas, and how an adapter's file becomes them |
+//! | [`rope`], [`cache`], [`attention`] | positions, keys and values, and the one function over both |
+//! | [`decoder`] | the graph |
+//!
+//! **Invariants:** base weights are immutable and held once, whatever adapters run on them; nothing is ever merged. All arithmetic is f32.
+//! Cost of a token: every weight is read once a batch; see [`lora`] and [`attention`] for what comes on top.
+
+pub mod adapter;
+pub mod attention;
+pub mod cache;
+pub mod config;
+pub mod decoder;
+pub mod error;
+pub mod linear;
+pub mod load;
+pub mod lora;
+pub mod rope;
+pub mod source;
+pub mod weight;
+
+pub use cache::{KvCache, KvShape};
+pub use config::{Config, FAMILIES, Family};
+pub use decoder::{Model, SequenceStep};
+pub use error::{ModelError, Result};
+pub use lora::Adapter;

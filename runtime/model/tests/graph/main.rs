@@ -1,0 +1,14 @@
+//! The graph against a slow f64 reference and against recorded runs of the reference implementation.
+//!
+//! `reference` is the specification written the obvious way; `support` makes tiny random models; the other files are the tests.
+
+mod reference;
+mod support;
+
+mod adapters;
+mod batches;
+mod families;
+mod hostile;
+mod oracle;
+mod quantized;
+mod small_models;
