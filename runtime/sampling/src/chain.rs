@@ -64,7 +64,6 @@ impl Sampler {
         history: &[u32],
         mask: Option<&mut dyn FnMut(u32) -> bool>,
     ) -> Result<Choice, SamplingError> {
-        select::check(logits)?;
         let undo = penalty::apply(&self.config, logits, history);
         let choice = self.choose(logits, mask);
         penalty::take_back(logits, &undo);
@@ -76,21 +75,35 @@ impl Sampler {
         logits: &[f32],
         mask: Option<&mut dyn FnMut(u32) -> bool>,
     ) -> Result<Candidate, SamplingError> {
-        // Penalties are finite, but a huge one can overflow a logit.
+        // Here and not before the penalties: what is not finite stays so, and a huge penalty can overflow a logit.
         select::check(logits)?;
-        let best = select::best(logits).ok_or(SamplingError::NoCandidate { n_logits: logits.len() })?;
+        let no_candidate = SamplingError::NoCandidate { n_logits: logits.len() };
         if self.config.temperature <= 0.0 {
             return match mask {
-                None => Ok(best),
+                None => select::best(logits).ok_or(no_candidate),
                 Some(mask) => first_allowed(logits, mask),
             };
         }
+        let SamplerConfig {
+            top_k: k,
+            top_p,
+            typical_p,
+            ..
+        } = self.config;
+        let is_nucleus = mask.is_none() && k == 0 && typical_p >= 1.0 && top_p < 1.0;
         let mut kept = match mask {
-            None => top_k(logits, self.config.top_k),
+            None if is_nucleus => nucleus(logits, top_p),
+            None => top_k(logits, k),
             Some(mask) => top_k_allowed(logits, &self.config, mask)?,
         };
-        keep_typical(&mut kept, self.config.typical_p);
-        keep_top_p(&mut kept, self.config.top_p);
+        if kept.is_empty() {
+            return Err(no_candidate);
+        }
+        keep_typical(&mut kept, typical_p);
+        // A nucleus is cut already; cutting it again by its own sum would cut too much.
+        if !is_nucleus {
+            keep_top_p(&mut kept, top_p);
+        }
         keep_min_p(&mut kept, self.config.min_p);
         Ok(self.draw(&kept))
     }
@@ -130,13 +143,40 @@ fn first_allowed(logits: &[f32], mask: &mut dyn FnMut(u32) -> bool) -> Result<Ca
     Descending::new(logits, FIRST_BATCH)
         .inspect(|_| n_tested += 1)
         .find(|candidate| mask(candidate.token))
-        .ok_or(SamplingError::NothingAllowed { n_tested })
+        .ok_or_else(|| none_of(n_tested, logits))
+}
+
+/// Returns why nothing was found: the mask refused all that were tested, or there was nothing to test.
+fn none_of(n_tested: usize, logits: &[f32]) -> SamplingError {
+    match n_tested {
+        0 => SamplingError::NoCandidate { n_logits: logits.len() },
+        _ => SamplingError::NothingAllowed { n_tested },
+    }
 }
 
 /// Returns the `k` most likely candidates in order; all of them for 0.
 fn top_k(logits: &[f32], k: u32) -> Vec<Candidate> {
     let k = if k == 0 { logits.len() } else { k as usize };
     Descending::new(logits, k).take(k).collect()
+}
+
+/// Returns what `top_p` keeps of the whole vocabulary, in order, without sorting the rest of it.
+fn nucleus(logits: &[f32], p: f32) -> Vec<Candidate> {
+    let Some(best) = select::best(logits) else {
+        return Vec::new();
+    };
+    let weight = |logit: f32| exp_nonpositive(f64::from(logit) - f64::from(best.logit));
+    let wanted = f64::from(p) * logits.iter().map(|&logit| weight(logit)).sum::<f64>();
+    let mut kept = Vec::new();
+    let mut sum = 0.0;
+    for candidate in Descending::new(logits, FIRST_BATCH) {
+        kept.push(candidate);
+        sum += weight(candidate.logit);
+        if sum >= wanted {
+            break;
+        }
+    }
+    kept
 }
 
 /// Returns the `top_k` most likely candidates that the mask allows, in order.
@@ -175,7 +215,7 @@ fn top_k_allowed(
         }
     }
     if allowed.is_empty() {
-        return Err(SamplingError::NothingAllowed { n_tested });
+        return Err(none_of(n_tested, logits));
     }
     Ok(allowed)
 }

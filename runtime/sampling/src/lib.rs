@@ -15,12 +15,12 @@
 //! 7. **temperature**, then one draw. A temperature of 0 skips stages 3 to 7: the largest logit wins, the lowest id on ties.
 //!
 //! **Invariant:** the same seed, options, logits and history give the same tokens on every platform. The generator is ChaCha8 and the
-//! exponentials and logarithms are this crate's own ([`math`](crate) uses only operations that IEEE 754 defines exactly).
+//! exponentials and logarithms are this crate's own, made of operations that IEEE 754 defines exactly.
 //!
 //! # Cost
 //! With `top_k` of 40 over 150,000 tokens: one pass that checks every logit and keeps a heap of 40; nothing of the vocabulary's size is
-//! allocated or sorted. Only `top_k` of 0 sorts the vocabulary. A mask is asked about candidates in order of probability until enough are
-//! found, not about every token.
+//! allocated or sorted. With `top_k` of 0 the nucleus of `top_p` is found in batches; only `top_k` of 0 without `top_p` (or with `typical_p`)
+//! sorts the vocabulary. A mask is asked about candidates in order of probability until enough are found, not about every token.
 //!
 //! ```
 //! use witness_sampling::{Sampler, SamplerConfig};
