@@ -80,6 +80,15 @@ pub struct PluginCheckRequest {
 pub struct PluginReport {
     /// The file.
     pub path: PathBuf,
+    /// `sha256:<hex>` of the file as it was opened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
+    /// ABI version of its tables, `major.minor`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub abi: Option<String>,
+    /// Purposes for which it died too often and is not started any more: `{purpose, deaths, last}`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub set_aside: Vec<serde_json::Value>,
     /// Descriptor, when it was accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub descriptor: Option<serde_json::Value>,
@@ -126,10 +135,15 @@ pub struct FsckProgress {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FsckProblem {
-    /// Kind of the problem: `corrupt_blob`, `missing_blob`, `bad_manifest`, `stray_file`, `orphan_blob`.
+    /// `manifest_unreadable`, `manifest_misplaced`, `blob_corrupt`, `blob_unreadable`, `blob_missing`, `blob_length`, `blob_old_name`,
+    /// `orphan`, `stray_file`.
     pub problem: String,
-    /// Digest, name or path that it is about.
+    /// Whether a model may be unusable because of it.
+    pub is_damage: bool,
+    /// Digest, or else path, that it is about.
     pub object: String,
+    /// Where it lies.
+    pub path: PathBuf,
     /// Models that it breaks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub models: Vec<String>,

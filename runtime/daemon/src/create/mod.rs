@@ -1,0 +1,131 @@
+//! Making a model: the server half of `witness create`.
+//!
+//! ```text
+//! Order (names, digests, texts checked) -> base and adapters inspected in a limited worker -> each new adapter proven on the loaded base
+//!   -> text layers -> config -> manifest, last
+//! ```
+//!
+//! **Invariants:** nothing is visible before the manifest is written; a failure leaves only blobs that the collector takes; files that came
+//! from outside are opened by a worker only.
+
+mod layers;
+pub(crate) mod order;
+mod prove;
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use witness_api::Progress;
+use witness_diagnostics::{Diagnostic, Kind};
+use witness_plugin_protocol::AdapterInfo;
+use witness_registry::Manifest;
+
+use crate::app::{App, VERSION};
+use crate::models::config::{ConfigBlob, WitnessConfig};
+use crate::models::library::blocking;
+use order::Order;
+
+/// Where progress goes. A reader that left does not stop a line from being written.
+pub(crate) type Lines = mpsc::Sender<Progress>;
+
+async fn say(lines: &Lines, text: impl Into<String>) {
+    let _ = lines.send(Progress::status(text)).await;
+}
+
+/// Carries out an order. Returns the last line.
+pub(crate) async fn run(app: Arc<App>, order: Order, lines: Lines) -> Result<Progress, Diagnostic> {
+    say(&lines, "gathering model components").await;
+    let witness = inspect(&app, &order, &lines).await?;
+    if order.check && !order.new_adapters.is_empty() {
+        prove::adapters(&app, &order, &witness, &lines).await?;
+    }
+    let info = witness.info.clone().unwrap_or_default();
+    let (told, mut told_lines) = mpsc::unbounded_channel();
+    let registry = app.library.registry.clone();
+    let writing = blocking(move || {
+        // The lines of the layers come after the fact, so that no disk waits for a reader.
+        let mut say = |text: String| {
+            let _ = told.send(text);
+        };
+        let layers = layers::write(&registry, &order, &mut say)?;
+        let digests: Vec<_> = layers.layers.iter().map(|layer| layer.digest).collect();
+        let config = ConfigBlob::new(&info, witness, &digests);
+        let bytes = serde_json::to_vec(&config).map_err(|error| {
+            Diagnostic::new("witness::daemon::json", Kind::Internal, "the config cannot be written")
+                .cause(error.to_string())
+        })?;
+        let (config, _lease) = layers::put(&registry, witness_registry::media::CONFIG, &bytes, &mut say)?;
+        say("writing manifest".into());
+        registry
+            .write_manifest(&order.name, &Manifest::new(config, layers.layers))
+            .map_err(Diagnostic::from)?;
+        Ok::<_, Diagnostic>(order)
+    });
+    tokio::pin!(writing);
+    let order = loop {
+        tokio::select! {
+            Some(text) = told_lines.recv() => say(&lines, text).await,
+            result = &mut writing => break result?,
+        }
+    };
+    while let Ok(text) = told_lines.try_recv() {
+        say(&lines, text).await;
+    }
+    tracing::info!(model = %order.name, adapters = order.adapters.len(), "created");
+    Ok(Progress::status("success"))
+}
+
+/// Has a plugin look at the base, unless a model that it comes from says what it is, and at the new adapters.
+async fn inspect(app: &Arc<App>, order: &Order, lines: &Lines) -> Result<WitnessConfig, Diagnostic> {
+    let inherited = order
+        .parent
+        .as_ref()
+        .and_then(|parent| parent.config.witness.clone())
+        .unwrap_or_default();
+    let mut witness = WitnessConfig {
+        version: VERSION.to_owned(),
+        plugin: inherited.plugin,
+        info: inherited.info,
+        adapters: inherited.adapters,
+        parent: order
+            .parent
+            .as_ref()
+            .map(|parent| parent.name.display_short())
+            .unwrap_or_default(),
+        requires: order.requires.clone().or(inherited.requires),
+    };
+    if witness.info.is_some() && order.new_adapters.is_empty() {
+        return Ok(witness);
+    }
+    say(lines, "inspecting model").await;
+    let (plugin, reply) = app
+        .library
+        .inspect(order.base.clone(), order.new_adapters.clone())
+        .await?;
+    if reply.adapters.len() != order.new_adapters.len() {
+        return Err(Diagnostic::new(
+            "witness::daemon::plugin_reply",
+            Kind::Plugin,
+            format!(
+                "plugin `{plugin}` reported on {} adapters of {}",
+                reply.adapters.len(),
+                order.new_adapters.len()
+            ),
+        ));
+    }
+    if reply.model.architecture.is_empty() {
+        return Err(Diagnostic::new(
+            "witness::daemon::plugin_reply",
+            Kind::Plugin,
+            format!("plugin `{plugin}` named no architecture"),
+        ));
+    }
+    let named = reply.adapters.into_iter().zip(&order.new_adapters);
+    witness.adapters.extend(named.map(|(info, spec)| AdapterInfo {
+        name: spec.name.clone(),
+        ..info
+    }));
+    witness.info = Some(reply.model);
+    witness.plugin = plugin;
+    Ok(witness)
+}

@@ -1,0 +1,417 @@
+//! The request as an order: every name, digest and text checked, what a base model brings along merged in.
+//!
+//! Inheritance, as Ollama has it: template and system of the request take the place of the base's, parameters are merged by name, messages
+//! replaced, adapters and licences appended.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+use witness_api::{CreateRequest, Message, Options, StringMap};
+use witness_diagnostics::{Diagnostic, Kind};
+use witness_plugin_protocol::{AdapterSpec, FileRef, ModelSpec};
+use witness_registry::{Digest, Layer, Lease, ModelName, Registry, media};
+
+use crate::app::App;
+use crate::limits::{ADAPTERS_MAX, FILE_NAME_BYTES_MAX, FILES_MAX};
+use crate::models::library::{blocking, free_adapter_name, parse_name};
+use crate::models::stored::Stored;
+use crate::reply::invalid;
+
+/// A model to be made.
+pub(crate) struct Order {
+    pub(crate) name: ModelName,
+    /// Model it is made from, if it is.
+    pub(crate) parent: Option<Arc<Stored>>,
+    pub(crate) base: ModelSpec,
+    /// Layers of the base, in order: taken over or made from `files`.
+    pub(crate) base_layers: Vec<Layer>,
+    /// All adapters, the inherited first.
+    pub(crate) adapters: Vec<AdapterSpec>,
+    /// Layers of all adapters.
+    pub(crate) adapter_layers: Vec<Layer>,
+    /// Those that this request brings.
+    pub(crate) new_adapters: Vec<AdapterSpec>,
+    pub(crate) template: Option<String>,
+    pub(crate) system: Option<String>,
+    pub(crate) parameters: Map<String, Value>,
+    pub(crate) messages: Vec<Message>,
+    pub(crate) licenses: Vec<String>,
+    /// Layers that we do not understand, taken over.
+    pub(crate) other_layers: Vec<Layer>,
+    pub(crate) requires: Option<String>,
+    /// Whether new adapters are proven.
+    pub(crate) check: bool,
+    /// Keeps every blob named here from the collector.
+    _lease: Lease,
+}
+
+impl Order {
+    /// Checks a request.
+    pub(crate) async fn read(app: &Arc<App>, request: CreateRequest) -> Result<Self, Diagnostic> {
+        let name = parse_name(&request.model)?;
+        refuse_what_is_not_there(&request)?;
+        let parent = match request.from.as_deref().filter(|from| !from.is_empty()) {
+            Some(from) => Some(app.library.stored(from).await?),
+            None => None,
+        };
+        let files = request.files.clone().unwrap_or_default();
+        match (&parent, files.0.is_empty()) {
+            (None, true) => {
+                return Err(invalid(
+                    "create_from",
+                    "neither `from` nor `files` says what the model is made of",
+                )
+                .hint("name a model in `from`, or files as `{\"model.gguf\": \"sha256:..\"}` in `files`"));
+            }
+            (Some(parent), false) => {
+                return Err(invalid(
+                    "create_from",
+                    format!(
+                        "both `from` (`{}`) and `files` say what the model is made of",
+                        parent.name
+                    ),
+                )
+                .hint("leave one of them out"));
+            }
+            _ => {}
+        }
+        let registry = app.library.registry.clone();
+        blocking(move || Self::assemble(&registry, name, parent, &files, request)).await
+    }
+
+    fn assemble(
+        registry: &Registry,
+        name: ModelName,
+        parent: Option<Arc<Stored>>,
+        files: &StringMap,
+        request: CreateRequest,
+    ) -> Result<Self, Diagnostic> {
+        let mut digests: Vec<Digest> = parent.as_ref().map(|parent| parent.digests()).unwrap_or_default();
+        let given = files
+            .0
+            .iter()
+            .chain(request.adapters.iter().flat_map(|adapters| &adapters.0));
+        for (file, digest) in given {
+            digests.push(parse_digest(file, digest)?);
+        }
+        let lease = registry.lease(&digests);
+        let mut order = Self {
+            name,
+            base: ModelSpec { files: Vec::new() },
+            base_layers: Vec::new(),
+            adapters: Vec::new(),
+            adapter_layers: Vec::new(),
+            new_adapters: Vec::new(),
+            template: request.template.filter(|text| !text.is_empty()),
+            system: request.system,
+            parameters: Map::new(),
+            messages: Vec::new(),
+            licenses: Vec::new(),
+            other_layers: Vec::new(),
+            requires: request.requires,
+            check: request.check.unwrap_or(true),
+            parent,
+            _lease: lease,
+        };
+        order.inherit();
+        order.take_files(registry, files)?;
+        order.take_adapters(registry, &request.adapters.unwrap_or_default())?;
+        if let Some(parameters) = request.parameters {
+            check_parameters(&parameters)?;
+            order
+                .parameters
+                .extend(parameters.into_iter().filter(|(_, value)| !value.is_null()));
+        }
+        if let Some(messages) = request.messages {
+            order.messages = messages;
+        }
+        for license in request
+            .license
+            .map(witness_api::TextOrList::into_vec)
+            .unwrap_or_default()
+        {
+            if !license.is_empty() && !order.licenses.contains(&license) {
+                order.licenses.push(license);
+            }
+        }
+        Ok(order)
+    }
+
+    fn inherit(&mut self) {
+        let Some(parent) = self.parent.clone() else { return };
+        self.base = parent.base.clone();
+        self.adapters = parent.adapters.clone();
+        self.template = self.template.take().or_else(|| parent.template.clone());
+        self.system = self.system.take().or_else(|| parent.system.clone());
+        self.parameters = parent.parameters.clone();
+        self.messages = parent.messages.clone();
+        self.licenses = parent.licenses.clone();
+        for layer in &parent.manifest.layers {
+            match layer.media_type.as_str() {
+                media::MODEL | media::WITNESS_MODEL_FILE => self.base_layers.push(layer.clone()),
+                media::ADAPTER | media::WITNESS_ADAPTER_FILE => self.adapter_layers.push(layer.clone()),
+                media::TEMPLATE | media::PROMPT | media::SYSTEM | media::PARAMS | media::MESSAGES | media::LICENSE => {}
+                _ => self.other_layers.push(layer.clone()),
+            }
+        }
+        // The order of adapters is that of their layers; each keeps the name that it was read under.
+        for (adapter, file) in parent
+            .adapters
+            .iter()
+            .flat_map(|a| a.files.iter().map(move |file| (a, file)))
+        {
+            let layer = self
+                .adapter_layers
+                .iter_mut()
+                .find(|layer| layer.digest.as_str() == file.digest && layer.annotation(media::ADAPTER_NAME).is_none());
+            if let Some(layer) = layer {
+                layer
+                    .annotations
+                    .insert(media::ADAPTER_NAME.to_owned(), adapter.name.clone());
+            }
+        }
+    }
+
+    fn take_files(&mut self, registry: &Registry, files: &StringMap) -> Result<(), Diagnostic> {
+        if files.0.len() > FILES_MAX {
+            return Err(invalid(
+                "files_many",
+                format!("a model of {} files; at most {FILES_MAX} are taken", files.0.len()),
+            ));
+        }
+        for (name, digest) in &files.0 {
+            let file = file_ref(registry, name, name, digest)?;
+            let media_type = if is_gguf(&file) {
+                media::MODEL
+            } else {
+                media::WITNESS_MODEL_FILE
+            };
+            self.base_layers.push(layer_of(media_type, &file)?);
+            self.base.files.push(file);
+        }
+        // Parts of a split file are opened in the order of their numbers, which is that of their names.
+        if !files.0.is_empty() && self.base_layers.iter().all(|layer| layer.media_type == media::MODEL) {
+            self.base.files.sort_by(|a, b| a.name.cmp(&b.name));
+            self.base_layers
+                .sort_by(|a, b| a.annotation(media::TITLE).cmp(&b.annotation(media::TITLE)));
+        }
+        Ok(())
+    }
+
+    fn take_adapters(&mut self, registry: &Registry, adapters: &StringMap) -> Result<(), Diagnostic> {
+        if adapters.0.len() > FILES_MAX {
+            return Err(invalid(
+                "files_many",
+                format!("adapters of {} files; at most {FILES_MAX} are taken", adapters.0.len()),
+            ));
+        }
+        let unnamed = free_adapter_name(&self.adapters);
+        for (key, digest) in &adapters.0 {
+            let (name, file_name) = match key.split_once('/') {
+                Some((name, file)) => (name.to_owned(), file),
+                None => (unnamed.clone(), key.as_str()),
+            };
+            check_adapter_name(&name)?;
+            if self.adapters.iter().any(|known| known.name == name) {
+                return Err(Diagnostic::new(
+                    "witness::daemon::adapter_twice",
+                    Kind::Conflict,
+                    format!("the base already has an adapter `{name}`"),
+                )
+                .hint("give the new adapter another name"));
+            }
+            let file = file_ref(registry, key, file_name, digest)?;
+            let media_type = if is_gguf(&file) {
+                media::ADAPTER
+            } else {
+                media::WITNESS_ADAPTER_FILE
+            };
+            self.adapter_layers
+                .push(layer_of(media_type, &file)?.with(media::ADAPTER_NAME, name.clone()));
+            match self.new_adapters.iter_mut().find(|adapter| adapter.name == name) {
+                Some(adapter) => adapter.files.push(file),
+                None => self.new_adapters.push(AdapterSpec {
+                    name,
+                    files: vec![file],
+                }),
+            }
+        }
+        self.adapters.extend(self.new_adapters.iter().cloned());
+        if self.adapters.len() > ADAPTERS_MAX {
+            return Err(invalid(
+                "adapters_many",
+                format!(
+                    "a model with {} adapters; at most {ADAPTERS_MAX} are taken",
+                    self.adapters.len()
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn refuse_what_is_not_there(request: &CreateRequest) -> Result<(), Diagnostic> {
+    if let Some(quantize) = request.quantize.as_deref().filter(|text| !text.is_empty()) {
+        return Err(Diagnostic::new(
+            "witness::daemon::not_yet",
+            Kind::Unsupported,
+            format!("quantizing to `{quantize}` is not there yet"),
+        )
+        .hint("leave `quantize` out, or create from a file that is quantized already"));
+    }
+    if request.modelfile.as_deref().is_some_and(|text| !text.is_empty())
+        && request.from.is_none()
+        && request.files.is_none()
+    {
+        return Err(
+            invalid("create_modelfile", "the text of a Modelfile is not read by the server")
+                .hint("use `witness create -f Modelfile`, or send `from`, `files`, `template`, .. as fields"),
+        );
+    }
+    Ok(())
+}
+
+fn parse_digest(file: &str, digest: &str) -> Result<Digest, Diagnostic> {
+    Digest::parse(digest).map_err(|error| {
+        let diagnostic = Diagnostic::from(error);
+        Diagnostic {
+            message: format!("{} (for the file `{file}`)", diagnostic.message),
+            ..diagnostic
+        }
+    })
+}
+
+/// Checks a file's name and finds its blob.
+fn file_ref(registry: &Registry, key: &str, name: &str, digest: &str) -> Result<FileRef, Diagnostic> {
+    check_file_name(key, name)?;
+    let digest = parse_digest(key, digest)?;
+    let size = registry.has_blob(&digest).ok_or_else(|| {
+        Diagnostic::new(
+            "witness::daemon::no_blob",
+            Kind::Invalid,
+            format!("blob `{digest}` of the file `{key}` is not here"),
+        )
+        .hint(format!("upload it first: POST /api/blobs/{digest}"))
+    })?;
+    Ok(FileRef {
+        name: name.to_owned(),
+        path: registry.blob_path(&digest),
+        digest: digest.as_str().to_owned(),
+        size,
+    })
+}
+
+/// A name stays inside its directory: relative, no `..`, no empty part, nothing that a terminal or a file system would misread.
+fn check_file_name(key: &str, name: &str) -> Result<(), Diagnostic> {
+    let wrong = |why: &str| {
+        Err(invalid(
+            "file_name",
+            format!("the file name `{}` {why}", key.escape_debug()),
+        ))
+    };
+    if name.is_empty() || name.len() > FILE_NAME_BYTES_MAX {
+        return wrong(&format!("must have 1 to {FILE_NAME_BYTES_MAX} bytes"));
+    }
+    if name.chars().any(|c| c.is_control() || c == '\\') {
+        return wrong("holds a control character or a backslash");
+    }
+    if name
+        .split('/')
+        .any(|part| part.is_empty() || part == "." || part == "..")
+    {
+        return wrong("leaves its directory");
+    }
+    Ok(())
+}
+
+fn check_adapter_name(name: &str) -> Result<(), Diagnostic> {
+    let is_plain = name
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
+    if name.is_empty() || name.len() > 64 || !is_plain || name.starts_with('.') {
+        return Err(invalid(
+            "adapter_name",
+            format!("`{}` is no name for an adapter", name.escape_debug()),
+        )
+        .hint("use 1 to 64 letters, digits, `.`, `_` and `-`, not beginning with `.`"));
+    }
+    if name == "base" {
+        return Err(invalid(
+            "adapter_name",
+            "no adapter can be called `base`: requests use that name for none",
+        ));
+    }
+    Ok(())
+}
+
+/// Parameters of a model must be right, unlike options of a request: they stay.
+fn check_parameters(parameters: &Map<String, Value>) -> Result<(), Diagnostic> {
+    Options::read(parameters)?;
+    let known = witness_api::KNOWN_OPTIONS;
+    for name in parameters.keys() {
+        if !known.contains(&name.as_str()) {
+            let mut diagnostic = invalid(
+                "parameter_unknown",
+                format!("there is no parameter `{}`", name.escape_debug()),
+            );
+            if let Some(near) = witness_diagnostics::near_miss(name, known.iter().copied()) {
+                diagnostic = diagnostic.hint(format!("did you mean `{near}`?"));
+            }
+            return Err(diagnostic);
+        }
+    }
+    Ok(())
+}
+
+fn layer_of(media_type: &str, file: &FileRef) -> Result<Layer, Diagnostic> {
+    Ok(
+        Layer::new(media_type, parse_digest(&file.name, &file.digest)?, file.size)
+            .with(media::TITLE, file.name.clone()),
+    )
+}
+
+/// Tells a GGUF by its first bytes: it is stored under Ollama's media type, so that Ollama can use it too.
+fn is_gguf(file: &FileRef) -> bool {
+    let spec = ModelSpec {
+        files: vec![file.clone()],
+    };
+    crate::engine::magic_of(&spec)
+        .first()
+        .is_some_and(|(_, magic)| magic.starts_with(b"GGUF"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_names_stay_inside() {
+        for name in ["model.safetensors", "sub/dir/file", "ünïcode.gguf", "a b", "..a", "a.."] {
+            assert!(check_file_name(name, name).is_ok(), "{name}");
+        }
+        for name in [
+            "",
+            "/etc/passwd",
+            "../x",
+            "a/../b",
+            "a//b",
+            ".",
+            "a\\b",
+            "a\nb",
+            "a\0b",
+            &"x".repeat(256),
+        ] {
+            assert!(check_file_name(name, name).is_err(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn adapter_names() {
+        for name in ["default", "tone-2", "A_b.c"] {
+            assert!(check_adapter_name(name).is_ok(), "{name}");
+        }
+        for name in ["", "base", "a b", "é", ".hidden", "a@b", &"x".repeat(65)] {
+            assert!(check_adapter_name(name).is_err(), "{name:?}");
+        }
+    }
+}

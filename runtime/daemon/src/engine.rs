@@ -1,0 +1,114 @@
+//! What the daemon needs of whoever computes: a trait, so that the routes can be tested without a process.
+//!
+//! `wire` implements it over `witness-plugin-host`; the tests implement it with a few lines of their own.
+
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use witness_api::PluginReport;
+use witness_diagnostics::Diagnostic;
+use witness_plugin_protocol::{
+    AdapterSpec, Alternative, Done, GenerateRequest, InspectReply, InspectRequest, LoadAdapterReply, LoadReply,
+    LoadRequest, ModelSpec, Started,
+};
+
+/// A boxed future: the trait below is used as an object.
+pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Finds plugins and starts workers.
+pub trait Engine: Send + Sync + 'static {
+    /// Looks into untrusted files, in a worker of its own with limits on memory and time. Returns the plugin's name with its findings.
+    fn inspect<'a>(&'a self, request: &'a InspectRequest) -> Boxed<'a, Result<(String, InspectReply), Diagnostic>>;
+    /// Starts a worker for a model and loads it.
+    fn load<'a>(
+        &'a self,
+        request: &'a LoadRequest,
+        architecture: &'a str,
+        purpose: &'a str,
+    ) -> Boxed<'a, Result<(Arc<dyn Worker>, LoadReply), Diagnostic>>;
+    /// Lists plugin files.
+    fn plugins(&self) -> Boxed<'_, Vec<PluginReport>>;
+    /// Checks one plugin file.
+    fn check(&self, path: PathBuf) -> Boxed<'_, PluginReport>;
+    /// Returns where plugins are looked for.
+    fn directories(&self) -> Vec<PathBuf>;
+}
+
+/// A worker process with one loaded base.
+pub trait Worker: Send + Sync + 'static {
+    /// Attaches an adapter.
+    fn load_adapter<'a>(
+        &'a self,
+        adapter: &'a AdapterSpec,
+        check: bool,
+    ) -> Boxed<'a, Result<LoadAdapterReply, Diagnostic>>;
+    /// Detaches an adapter.
+    fn unload_adapter<'a>(&'a self, name: &'a str) -> Boxed<'a, Result<(), Diagnostic>>;
+    /// Starts an answer.
+    fn generate<'a>(&'a self, request: &'a GenerateRequest) -> Boxed<'a, Result<Answer, Diagnostic>>;
+    /// Waits until the worker is gone and says why.
+    fn died(&self) -> Boxed<'_, Diagnostic>;
+    /// Ends the worker: politely, then not.
+    fn stop(&self, grace: Duration) -> Boxed<'_, ()>;
+    /// Returns its process id.
+    fn pid(&self) -> u32;
+    /// Returns the name of its plugin.
+    fn plugin(&self) -> String;
+}
+
+/// A running answer. Dropping it cancels it at the next step.
+pub struct Answer {
+    /// First report.
+    pub started: Started,
+    /// What follows.
+    pub events: Box<dyn Events>,
+}
+
+/// The events of an answer, in order; the last is `Done` or `Error`.
+pub trait Events: Send {
+    /// Waits for the next event; nothing after the last, or when the worker is gone.
+    fn next(&mut self) -> Boxed<'_, Option<Event>>;
+}
+
+/// One event of an answer.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A token and the text it completes; the text may be empty.
+    Token {
+        /// Token id.
+        id: u32,
+        /// Whole characters.
+        text: String,
+        /// Natural logarithm of its probability, when asked for.
+        logprob: Option<f32>,
+        /// Likely alternatives, when asked for.
+        alternatives: Vec<Alternative>,
+    },
+    /// The answer ended, with text that was held back.
+    Done(Done, String),
+    /// The answer broke off.
+    Error(Diagnostic),
+}
+
+/// Returns what a set of files shows of itself to choose a plugin by: names and first bytes.
+pub(crate) fn magic_of(model: &ModelSpec) -> Vec<(String, Vec<u8>)> {
+    use std::io::Read;
+    let read = |path: &PathBuf| -> std::io::Result<Vec<u8>> {
+        let mut magic = Vec::with_capacity(MAGIC_BYTES);
+        std::fs::File::open(path)?
+            .take(MAGIC_BYTES as u64)
+            .read_to_end(&mut magic)?;
+        Ok(magic)
+    };
+    // A file that cannot be read shows nothing; the plugin that opens it will say why.
+    model
+        .files
+        .iter()
+        .map(|file| (file.name.clone(), read(&file.path).unwrap_or_default()))
+        .collect()
+}
+
+/// First bytes of a file that a plugin's rule may ask for.
+const MAGIC_BYTES: usize = 8;

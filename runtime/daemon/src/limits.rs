@@ -1,0 +1,50 @@
+//! Every bound of the daemon in one place, each with its reason. What a user may turn lives in the settings instead.
+
+use std::time::Duration;
+
+/// Connections at once, over both listeners. Each costs a task and at most [`HEADER_BYTES_MAX`] of buffer while idle.
+pub(crate) const CONNECTIONS_MAX: usize = 1024;
+/// Bytes of a request's head, and of a connection's read buffer. The number of headers is bounded by the HTTP library, at 100.
+pub(crate) const HEADER_BYTES_MAX: usize = 64 << 10;
+/// Time in which a request's head must arrive; also how long an idle connection is kept.
+pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of a JSON body: a conversation that fills a context of a million tokens is about 8 MiB.
+pub(crate) const JSON_BYTES_MAX: usize = 32 << 20;
+/// Longest pause inside a body.
+pub(crate) const BODY_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Longest time that a client may refuse to take what it asked for.
+pub(crate) const WRITE_PAUSE_MAX: Duration = Duration::from_secs(120);
+/// Chunks of an upload between the network and the disk.
+pub(crate) const UPLOAD_CHUNKS_MAX: usize = 16;
+/// Lines between a job and the connection that reports it.
+pub(crate) const PROGRESS_LINES_MAX: usize = 64;
+/// Bytes of a template, system, parameter, message or licence layer, and of a config blob.
+pub(crate) const TEXT_LAYER_BYTES_MAX: u64 = 8 << 20;
+/// Files that one model or adapter may be made of.
+pub(crate) const FILES_MAX: usize = 4096;
+/// Bytes of a file's name inside a model.
+pub(crate) const FILE_NAME_BYTES_MAX: usize = 255;
+/// Adapters of one model.
+pub(crate) const ADAPTERS_MAX: usize = 64;
+/// Adapters that stay attached to one loaded base; the one unused longest goes first.
+pub(crate) const ADAPTERS_ATTACHED_MAX: usize = 32;
+/// Untrusted files that are looked into at once.
+pub(crate) const INSPECTIONS_MAX: usize = 2;
+/// Inspections that are remembered for models whose config has none (a store that another program wrote).
+pub(crate) const INSPECTIONS_REMEMBERED_MAX: usize = 64;
+/// Models whose manifest is kept in memory, parsed.
+pub(crate) const STORED_CACHED_MAX: usize = 256;
+/// How long an uploaded blob that no model names yet is kept from the collector.
+pub(crate) const UPLOAD_LEASE: Duration = Duration::from_secs(3600);
+/// Uploaded blobs that are kept so at once.
+pub(crate) const UPLOAD_LEASES_MAX: usize = 8192;
+/// Time that requests get to end at shutdown.
+pub(crate) const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+/// Time that a worker gets to end before it is killed.
+pub(crate) const WORKER_GRACE: Duration = Duration::from_secs(2);
+/// Bytes of one chunk of a streamed answer; tokens that wait are sent together up to here.
+pub(crate) const CHUNK_BYTES_MAX: usize = 16 << 10;
+/// Share of the machine's memory that models may take when no budget is set, in percent.
+pub(crate) const MEMORY_SHARE_PERCENT: u64 = 80;
+/// Context that a model is reckoned with when nobody names one: the plugin's own default.
+pub(crate) const CONTEXT_DEFAULT: u64 = 4096;

@@ -1,0 +1,216 @@
+//! One loaded base in its worker, with the adapters attached to it.
+//!
+//! The base is loaded once; adapters come and go beside it. An adapter's name inside the worker carries a digest of its files, because
+//! two models on one base may both call theirs `default`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use witness_api::ModelDetails;
+use witness_diagnostics::Diagnostic;
+use witness_plugin_protocol::{AdapterSpec, LoadAdapterReply, LoadReply};
+use witness_registry::{Digest, Lease};
+use witness_scheduler::LoadId;
+
+use crate::engine::Worker;
+use crate::limits::ADAPTERS_ATTACHED_MAX;
+
+/// A loaded base.
+pub(crate) struct Slot {
+    pub(crate) load: LoadId,
+    pub(crate) worker: Arc<dyn Worker>,
+    pub(crate) reply: LoadReply,
+    /// The model that asked last, for `/api/ps`.
+    label: Mutex<Label>,
+    /// Keeps the files of the base where they are. Adapters bring their own.
+    _lease: Lease,
+    attached: Mutex<Attached>,
+    /// Held while adapters are attached or detached, so that each is attached once.
+    changing: tokio::sync::Mutex<()>,
+}
+
+/// Under which name a base is shown.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Label {
+    pub(crate) name: String,
+    pub(crate) digest: String,
+    pub(crate) details: ModelDetails,
+}
+
+#[derive(Default)]
+struct Attached {
+    adapters: HashMap<String, AttachedAdapter>,
+    /// Counts uses, so that the one unused longest can be found without a clock.
+    uses: u64,
+}
+
+struct AttachedAdapter {
+    bytes: u64,
+    /// Answers that use it now.
+    users: usize,
+    last_use: u64,
+    _lease: Lease,
+}
+
+/// Holds an adapter in its place while an answer uses it.
+pub(crate) struct AdapterUse {
+    slot: Arc<Slot>,
+    /// Name inside the worker.
+    pub(crate) name: String,
+}
+
+impl Drop for AdapterUse {
+    fn drop(&mut self) {
+        if let Some(adapter) = self.slot.attached().adapters.get_mut(&self.name) {
+            adapter.users = adapter.users.saturating_sub(1);
+        }
+    }
+}
+
+impl Slot {
+    pub(crate) fn new(load: LoadId, worker: Arc<dyn Worker>, reply: LoadReply, label: Label, lease: Lease) -> Self {
+        Self {
+            load,
+            worker,
+            reply,
+            label: Mutex::new(label),
+            _lease: lease,
+            attached: Mutex::default(),
+            changing: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    pub(crate) fn label(&self) -> Label {
+        self.label.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_label(&self, label: Label) {
+        *self.label.lock().unwrap_or_else(PoisonError::into_inner) = label;
+    }
+
+    /// Returns the names of the adapters that are attached, without their digests, sorted.
+    pub(crate) fn adapter_names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self
+            .attached()
+            .adapters
+            .keys()
+            .map(|name| name.split('@').next().unwrap_or_default().to_owned())
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// Returns what the base and its adapters take.
+    pub(crate) fn bytes(&self) -> u64 {
+        let adapters = self
+            .attached()
+            .adapters
+            .values()
+            .fold(0u64, |sum, adapter| sum.saturating_add(adapter.bytes));
+        self.reply.resident_bytes.saturating_add(adapters)
+    }
+
+    /// Attaches an adapter unless it is there, and holds it. Returns whether it was attached now.
+    pub(crate) async fn use_adapter(
+        self: &Arc<Self>,
+        spec: &AdapterSpec,
+        lease: Lease,
+    ) -> Result<(AdapterUse, bool), Diagnostic> {
+        let name = name_in_worker(spec);
+        if let Some(held) = self.hold(&name) {
+            return Ok((held, false));
+        }
+        let _changing = self.changing.lock().await;
+        if let Some(held) = self.hold(&name) {
+            return Ok((held, false));
+        }
+        self.make_room().await?;
+        let reply = self
+            .worker
+            .load_adapter(
+                &AdapterSpec {
+                    name: name.clone(),
+                    files: spec.files.clone(),
+                },
+                false,
+            )
+            .await?;
+        let adapter = AttachedAdapter {
+            bytes: reply.info.bytes,
+            users: 0,
+            last_use: 0,
+            _lease: lease,
+        };
+        self.attached().adapters.insert(name.clone(), adapter);
+        // It was inserted two lines above and only `make_room`, under the same lock, removes.
+        let held = self.hold(&name).ok_or_else(super::library::shutting_down)?;
+        Ok((held, true))
+    }
+
+    /// Attaches an adapter under a name of its own, runs the base with and without it, and detaches it.
+    pub(crate) async fn prove(&self, spec: &AdapterSpec) -> Result<LoadAdapterReply, Diagnostic> {
+        let _changing = self.changing.lock().await;
+        let name = format!("{}@proof", spec.name);
+        let reply = self
+            .worker
+            .load_adapter(
+                &AdapterSpec {
+                    name: name.clone(),
+                    files: spec.files.clone(),
+                },
+                true,
+            )
+            .await;
+        if reply.is_ok()
+            && let Err(error) = self.worker.unload_adapter(&name).await
+        {
+            tracing::warn!("adapter `{}` was proven but not detached: {error}", spec.name);
+        }
+        reply
+    }
+
+    fn hold(self: &Arc<Self>, name: &str) -> Option<AdapterUse> {
+        let mut attached = self.attached();
+        attached.uses += 1;
+        let now = attached.uses;
+        let adapter = attached.adapters.get_mut(name)?;
+        adapter.users += 1;
+        adapter.last_use = now;
+        Some(AdapterUse {
+            slot: Arc::clone(self),
+            name: name.to_owned(),
+        })
+    }
+
+    async fn make_room(&self) -> Result<(), Diagnostic> {
+        let victim = {
+            let attached = self.attached();
+            if attached.adapters.len() < ADAPTERS_ATTACHED_MAX {
+                return Ok(());
+            }
+            let idle = attached.adapters.iter().filter(|(_, adapter)| adapter.users == 0);
+            idle.min_by_key(|(_, adapter)| adapter.last_use)
+                .map(|(name, _)| name.clone())
+        };
+        if let Some(name) = victim {
+            self.worker.unload_adapter(&name).await?;
+            self.attached().adapters.remove(&name);
+        }
+        Ok(())
+    }
+
+    fn attached(&self) -> MutexGuard<'_, Attached> {
+        self.attached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Returns the adapter's name with a digest of its files.
+fn name_in_worker(spec: &AdapterSpec) -> String {
+    let text: String = spec
+        .files
+        .iter()
+        .map(|file| format!("{}\0{}\n", file.name, file.digest))
+        .collect();
+    format!("{}@{}", spec.name, Digest::of(text.as_bytes()).short())
+}

@@ -1,0 +1,437 @@
+//! One request for an answer, from its names to the first event: shared by `/api/generate` and `/api/chat`.
+//!
+//! ```text
+//! names -> Stored + ModelInfo -> options merged -> Want -> Held (a place on a loaded base) -> adapter attached -> Answer started
+//! ```
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value};
+use witness_api::{KeepAlive, Options, TOP_LOGPROBS_MAX, Think};
+use witness_diagnostics::{Diagnostic, Kind, near_miss};
+use witness_plugin_protocol::{
+    AdapterSpec, FileRef, GenerateRequest, LoadOptions, ModelInfo, ModelSpec, Prompt, SamplingOptions, Started,
+};
+use witness_registry::{Digest, Lease};
+use witness_scheduler::Demand;
+
+use crate::app::App;
+use crate::engine::{Event, Events};
+use crate::limits::CONTEXT_DEFAULT;
+use crate::models::actor::{Held, Want, keep_alive};
+use crate::models::slot::{AdapterUse, Label};
+use crate::models::stored::{Stored, key_of};
+use crate::reply::{Failure, invalid};
+
+/// Name of no adapter: the base alone.
+const BASE: &str = "base";
+
+/// What both requests have in common.
+pub(crate) struct Common<'a> {
+    pub(crate) options: Option<&'a Map<String, Value>>,
+    pub(crate) keep_alive: Option<KeepAlive>,
+    pub(crate) format: Option<&'a Value>,
+    pub(crate) adapter: Option<&'a str>,
+    pub(crate) logprobs: bool,
+    pub(crate) top_logprobs: Option<u32>,
+    pub(crate) truncate: bool,
+}
+
+/// A request that was checked, before it waits for anything.
+pub(crate) struct Turn {
+    pub(crate) stored: Arc<Stored>,
+    pub(crate) info: Arc<ModelInfo>,
+    adapter: Option<AdapterSpec>,
+    options: Options,
+    /// Options that were not understood.
+    pub(crate) ignored: Vec<String>,
+    format: Option<Value>,
+    top_logprobs: Option<u32>,
+    truncate: bool,
+    keep_alive: Option<KeepAlive>,
+    since: Instant,
+}
+
+/// A place on a loaded base with the adapter attached.
+pub(crate) struct Ready {
+    pub(crate) held: Held,
+    pub(crate) adapter: Option<AdapterUse>,
+    pub(crate) load_time: Duration,
+}
+
+/// An answer that has begun: its first event is here. Dropping it cancels the answer, then frees the adapter and the place.
+pub(crate) struct Running {
+    pub(crate) started: Started,
+    pub(crate) events: Box<dyn Events>,
+    /// The event that showed that the answer has begun.
+    pub(crate) first: Option<Event>,
+    pub(crate) since: Instant,
+    pub(crate) load_time: Duration,
+    pub(crate) adapter: Option<String>,
+    pub(crate) ignored: Vec<String>,
+    pub(crate) wants_logprobs: bool,
+    /// What keeps the model in place; dropped last.
+    _ready: Ready,
+}
+
+impl Turn {
+    /// Finds the model and checks everything that can be checked without loading it.
+    pub(crate) async fn prepare(app: &Arc<App>, model: &str, common: Common<'_>) -> Result<Self, Failure> {
+        let since = Instant::now();
+        let stored = app.library.stored(model).await?;
+        if stored.base.files.is_empty() {
+            return Err(Diagnostic::new(
+                "witness::daemon::no_weights",
+                Kind::Unsupported,
+                format!("model `{}` has no weights", stored.name),
+            )
+            .hint("it may be a remote or an image model of another program")
+            .into());
+        }
+        let info = app.library.info(&stored).await?;
+        let adapter = choose_adapter(&stored, common.adapter)?;
+        let empty = Map::new();
+        let (asked, mut ignored) = Options::read(common.options.unwrap_or(&empty))?;
+        let (of_model, _) = Options::read(&stored.parameters)?;
+        let (of_files, _) = Options::read(&info.parameters)?;
+        let options = asked.over(of_model).over(of_files);
+        for warning in &ignored {
+            tracing::info!(model = %stored.name, "{warning}");
+        }
+        ignored.sort();
+        Ok(Self {
+            adapter,
+            options,
+            ignored,
+            format: checked_format(common.format)?,
+            top_logprobs: checked_logprobs(common.logprobs, common.top_logprobs)?,
+            truncate: common.truncate,
+            keep_alive: common.keep_alive,
+            stored,
+            info,
+            since,
+        })
+    }
+
+    /// Refuses `think` where the model cannot, and returns the variables that the template gets.
+    pub(crate) fn think(&self, think: Option<&Think>) -> Result<Map<String, Value>, Failure> {
+        let mut variables = Map::new();
+        let Some(think) = think else { return Ok(variables) };
+        let is_on = !matches!(think, Think::Flag(false));
+        if is_on && !self.can("thinking") {
+            return Err(invalid(
+                "no_thinking",
+                format!("`{}` does not support thinking", self.stored.name),
+            )
+            .hint("leave `think` out of the request")
+            .into());
+        }
+        variables.insert("enable_thinking".into(), Value::Bool(is_on));
+        variables.insert("thinking".into(), Value::Bool(is_on));
+        if let Think::Level(level) = think {
+            variables.insert("reasoning_effort".into(), Value::String(level.clone()));
+        }
+        Ok(variables)
+    }
+
+    /// Tells whether the model can do what Ollama calls so.
+    pub(crate) fn can(&self, capability: &str) -> bool {
+        self.info.capabilities.iter().any(|known| known == capability)
+    }
+
+    /// Returns what the scheduler has to know, and what a load would need.
+    pub(crate) fn want(&self, app: &App) -> Want {
+        want(app, &self.stored, &self.info, &self.options, self.keep_alive)
+    }
+
+    /// Waits for a place on the loaded base and attaches the adapter.
+    pub(crate) async fn ready(&self, app: &App) -> Result<Ready, Failure> {
+        let before = Instant::now();
+        let held = app.models.acquire(self.want(app)).await?;
+        let adapter = match &self.adapter {
+            None => None,
+            Some(spec) => {
+                let (adapter, is_new) = held.slot.use_adapter(spec, lease_of(app, &spec.files)).await?;
+                if is_new {
+                    tracing::info!(model = %self.stored.name, adapter = %spec.name, "attached");
+                    app.models.resized(&held.slot);
+                }
+                Some(adapter)
+            }
+        };
+        Ok(Ready {
+            held,
+            adapter,
+            load_time: before.elapsed(),
+        })
+    }
+
+    /// Loads if needed, starts the answer and waits for its first event, so that what goes wrong until then has a status of its own.
+    pub(crate) async fn run(self, app: &App, prompt: Prompt, return_prompt_ids: bool) -> Result<Running, Failure> {
+        let ready = self.ready(app).await?;
+        let request = GenerateRequest {
+            prompt,
+            adapter: ready.adapter.as_ref().map(|adapter| adapter.name.clone()),
+            sampling: sampling(&self.options),
+            format: self.format,
+            top_logprobs: self.top_logprobs,
+            truncate: self.truncate,
+            return_prompt_ids,
+        };
+        let answer = tokio::select! {
+            answer = ready.held.slot.worker.generate(&request) => answer?,
+            () = app.shutdown.cancelled() => return Err(crate::models::library::shutting_down().into()),
+        };
+        let (started, mut events) = (answer.started, answer.events);
+        let first = tokio::select! {
+            event = events.next() => event,
+            () = app.shutdown.cancelled() => return Err(crate::models::library::shutting_down().into()),
+        };
+        if let Some(Event::Error(diagnostic)) = first {
+            return Err(diagnostic.into());
+        }
+        Ok(Running {
+            started,
+            events,
+            first,
+            since: self.since,
+            load_time: ready.load_time,
+            adapter: self.adapter.map(|spec| spec.name),
+            ignored: self.ignored,
+            wants_logprobs: self.top_logprobs.is_some(),
+            _ready: ready,
+        })
+    }
+}
+
+/// Reckons what loading a model takes and says under which key and shape the scheduler knows it.
+fn want(app: &App, stored: &Stored, info: &ModelInfo, options: &Options, time: Option<KeepAlive>) -> Want {
+    let (demand, load) = load_want(app, &stored.base, info, options, time);
+    Want {
+        demand,
+        model: stored.base.clone(),
+        options: load,
+        architecture: info.architecture.clone(),
+        label: Label {
+            name: stored.name.display_short(),
+            digest: stored.digest.hex().to_owned(),
+            details: details(stored, info),
+        },
+        lease: lease_of(app, &stored.base.files),
+    }
+}
+
+/// Returns what the scheduler has to know of a base, and the options that it is loaded with.
+pub(crate) fn load_want(
+    app: &App,
+    base: &ModelSpec,
+    info: &ModelInfo,
+    options: &Options,
+    time: Option<KeepAlive>,
+) -> (Demand, LoadOptions) {
+    let num_ctx = options.num_ctx.or(app.settings.context_length);
+    let parallel = app.settings.parallel as u64;
+    let load = LoadOptions {
+        num_ctx,
+        num_thread: options.num_thread,
+        num_parallel: Some(parallel),
+    };
+    let demand = Demand {
+        key: key_of(&base.files),
+        shape: (num_ctx.is_some() || options.num_thread.is_some()).then(|| shape_of(&load)),
+        shape_default: 0,
+        bytes: reckon(info, num_ctx, parallel).total(),
+        keep_alive: keep_alive(time, app.settings.keep_alive),
+    };
+    (demand, load)
+}
+
+/// Keeps files from the collector.
+pub(crate) fn lease_of(app: &App, files: &[FileRef]) -> Lease {
+    let digests: Vec<Digest> = files
+        .iter()
+        .filter_map(|file| Digest::parse(&file.digest).ok())
+        .collect();
+    app.library.registry.lease(&digests)
+}
+
+/// Returns the details of a model: its config's, or the plugin's findings where the config says nothing.
+pub(crate) fn details(stored: &Stored, info: &ModelInfo) -> witness_api::ModelDetails {
+    let mut details = stored.config.details();
+    let fill = |field: &mut String, value: &str| {
+        if field.is_empty() {
+            value.clone_into(field);
+        }
+    };
+    fill(&mut details.format, &info.format);
+    fill(&mut details.family, &info.architecture);
+    fill(&mut details.quantization_level, &info.quantization);
+    fill(
+        &mut details.parameter_size,
+        &crate::models::config::human_count(info.parameter_count),
+    );
+    details
+}
+
+/// Bytes that loading takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reckoning {
+    pub(crate) num_ctx: u64,
+    pub(crate) weights: u64,
+    pub(crate) kv: u64,
+    pub(crate) overhead: u64,
+}
+
+impl Reckoning {
+    pub(crate) fn total(self) -> u64 {
+        self.weights.saturating_add(self.kv).saturating_add(self.overhead)
+    }
+}
+
+/// Reckons `weights + overhead + kv_per_token * context * sequences`.
+pub(crate) fn reckon(info: &ModelInfo, num_ctx: Option<u64>, parallel: u64) -> Reckoning {
+    let trained = if info.context_length == 0 {
+        CONTEXT_DEFAULT
+    } else {
+        info.context_length
+    };
+    let num_ctx = num_ctx.unwrap_or(CONTEXT_DEFAULT.min(trained));
+    Reckoning {
+        num_ctx,
+        weights: info.memory.weights_bytes,
+        kv: info
+            .memory
+            .kv_bytes_per_token
+            .saturating_mul(num_ctx)
+            .saturating_mul(parallel.max(1)),
+        overhead: info.memory.overhead_bytes,
+    }
+}
+
+/// Packs load options into the scheduler's number: threads above bit 40, context below.
+fn shape_of(options: &LoadOptions) -> u64 {
+    const CONTEXT_BITS: u32 = 40;
+    let context = options.num_ctx.unwrap_or(0).min((1 << CONTEXT_BITS) - 1);
+    let threads = options.num_thread.unwrap_or(0).min((1 << (63 - CONTEXT_BITS)) - 1);
+    threads << CONTEXT_BITS | context
+}
+
+fn choose_adapter(stored: &Stored, asked: Option<&str>) -> Result<Option<AdapterSpec>, Failure> {
+    match asked {
+        None | Some("") => Ok(stored.adapters.first().cloned()),
+        Some(BASE) => Ok(None),
+        Some(name) => {
+            if let Some(spec) = stored.adapters.iter().find(|adapter| adapter.name == name) {
+                return Ok(Some(spec.clone()));
+            }
+            let known: Vec<&str> = stored
+                .adapters
+                .iter()
+                .map(|adapter| adapter.name.as_str())
+                .chain([BASE])
+                .collect();
+            let mut diagnostic = invalid(
+                "adapter_unknown",
+                format!("model `{}` has no adapter `{name}`", stored.name),
+            );
+            if let Some(near) = near_miss(name, known.iter().copied()) {
+                diagnostic = diagnostic.hint(format!("did you mean `{near}`?"));
+            }
+            Err(diagnostic.hint(format!("it has: {}", known.join(", "))).into())
+        }
+    }
+}
+
+fn checked_format(format: Option<&Value>) -> Result<Option<Value>, Failure> {
+    match format {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) if text.is_empty() => Ok(None),
+        Some(Value::String(text)) if text == "json" => Ok(Some(Value::from("json"))),
+        Some(schema @ Value::Object(_)) => Ok(Some(schema.clone())),
+        Some(other) => Err(invalid(
+            "format",
+            format!("the format `{other}` is neither `\"json\"` nor a JSON schema object"),
+        )
+        .into()),
+    }
+}
+
+fn checked_logprobs(logprobs: bool, top: Option<u32>) -> Result<Option<u32>, Failure> {
+    match top {
+        Some(top) if top > TOP_LOGPROBS_MAX => Err(invalid(
+            "top_logprobs",
+            format!("`top_logprobs` must be between 0 and {TOP_LOGPROBS_MAX}, not {top}"),
+        )
+        .into()),
+        top => Ok(logprobs.then(|| top.unwrap_or(0))),
+    }
+}
+
+fn sampling(options: &Options) -> SamplingOptions {
+    let default = SamplingOptions::default();
+    SamplingOptions {
+        temperature: options.temperature.unwrap_or(default.temperature),
+        top_k: options.top_k.unwrap_or(default.top_k),
+        top_p: options.top_p.unwrap_or(default.top_p),
+        min_p: options.min_p.unwrap_or(default.min_p),
+        typical_p: options.typical_p.unwrap_or(default.typical_p),
+        repeat_last_n: options.repeat_last_n.unwrap_or(default.repeat_last_n),
+        repeat_penalty: options.repeat_penalty.unwrap_or(default.repeat_penalty),
+        presence_penalty: options.presence_penalty.unwrap_or(default.presence_penalty),
+        frequency_penalty: options.frequency_penalty.unwrap_or(default.frequency_penalty),
+        seed: options.seed.and_then(|seed| u64::try_from(seed).ok()),
+        num_predict: options.num_predict.unwrap_or(default.num_predict),
+        stop: options.stop.clone().unwrap_or(default.stop),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use witness_plugin_protocol::MemoryEstimate;
+
+    #[test]
+    fn memory_is_reckoned_for_the_context_asked_or_made_for() {
+        let memory = MemoryEstimate {
+            weights_bytes: 1000,
+            kv_bytes_per_token: 10,
+            overhead_bytes: 5,
+        };
+        let info = |context_length| ModelInfo {
+            context_length,
+            memory,
+            ..ModelInfo::default()
+        };
+        assert_eq!(reckon(&info(256), None, 1).total(), 1000 + 2560 + 5);
+        assert_eq!(reckon(&info(131_072), None, 2).num_ctx, 4096);
+        assert_eq!(reckon(&info(131_072), Some(8192), 2).kv, 8192 * 2 * 10);
+        assert_eq!(reckon(&info(0), Some(u64::MAX), 2).total(), u64::MAX, "never overflows");
+    }
+
+    #[test]
+    fn formats_and_logprobs_are_checked() {
+        assert_eq!(checked_format(Some(&json!("json"))).unwrap(), Some(json!("json")));
+        assert_eq!(checked_format(Some(&json!(""))).unwrap(), None);
+        assert!(checked_format(Some(&json!("yaml"))).is_err());
+        assert!(checked_format(Some(&json!([1]))).is_err());
+        assert_eq!(checked_logprobs(true, None).unwrap(), Some(0));
+        assert_eq!(checked_logprobs(false, Some(5)).unwrap(), None);
+        assert!(checked_logprobs(true, Some(21)).is_err());
+    }
+
+    #[test]
+    fn shapes_differ_by_context_and_threads() {
+        let shape = |num_ctx, num_thread| {
+            shape_of(&LoadOptions {
+                num_ctx,
+                num_thread,
+                num_parallel: Some(1),
+            })
+        };
+        assert_ne!(shape(Some(64), None), shape(Some(128), None));
+        assert_ne!(shape(Some(64), Some(1)), shape(Some(64), Some(2)));
+        assert_eq!(shape(Some(u64::MAX), Some(u64::MAX)) >> 63, 0);
+    }
+}

@@ -1,0 +1,215 @@
+//! [`Engine`] over the plugin host: which plugin, which worker, which limits and deadlines.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use witness_api::PluginReport;
+use witness_diagnostics::{Diagnostic, Kind};
+use witness_plugin_host::{FileFacts, GenEvent, Generation, Host, HostConfig, Limits, ModelHandle, PluginEntry};
+use witness_plugin_protocol::{
+    AdapterSpec, GenerateRequest, InspectReply, InspectRequest, LoadAdapterReply, LoadAdapterRequest, LoadReply,
+    LoadRequest, ModelSpec, Role, UnloadAdapterRequest,
+};
+use witness_settings::Settings;
+
+use crate::engine::{Answer, Boxed, Engine, Event, Events, Worker, magic_of};
+use crate::models::library::blocking;
+
+/// The host with the daemon's settings.
+pub(crate) struct Wire {
+    host: Host,
+    load_timeout: Duration,
+    inspect_timeout: Duration,
+    inspect_memory_bytes: u64,
+}
+
+impl Wire {
+    /// Makes a host. Finds nothing and starts nothing yet.
+    pub(crate) fn new(settings: &Settings, worker_program: PathBuf, directories: Vec<PathBuf>) -> Self {
+        let config = HostConfig {
+            directories,
+            heartbeat: settings.heartbeat,
+            stall_timeout: settings.stall_timeout,
+            isa: settings.isa.clone(),
+            ..HostConfig::new(worker_program)
+        };
+        Self {
+            host: Host::new(config),
+            load_timeout: settings.load_timeout,
+            inspect_timeout: settings.inspect_timeout,
+            inspect_memory_bytes: settings.inspect_memory_bytes,
+        }
+    }
+
+    async fn choose(&self, model: &ModelSpec, architecture: Option<&str>) -> Result<Arc<PluginEntry>, Diagnostic> {
+        let model = model.clone();
+        let facts = blocking(move || {
+            let facts = magic_of(&model)
+                .into_iter()
+                .map(|(name, magic)| FileFacts { name, magic });
+            Ok::<Vec<FileFacts>, Diagnostic>(facts.collect())
+        })
+        .await?;
+        self.host.choose(Role::Serve, &facts, architecture).await
+    }
+}
+
+impl Engine for Wire {
+    fn inspect<'a>(&'a self, request: &'a InspectRequest) -> Boxed<'a, Result<(String, InspectReply), Diagnostic>> {
+        Box::pin(async move {
+            let entry = self.choose(&request.model, None).await?;
+            let limits = Limits {
+                memory_bytes: Some(self.inspect_memory_bytes),
+                purpose: "looking into a new model".into(),
+                is_untrusted: true,
+            };
+            let worker = self.host.start(&entry, limits).await?;
+            let reply = worker.inspect(request, self.inspect_timeout).await;
+            worker.kill();
+            Ok((entry.name(), reply?))
+        })
+    }
+
+    fn load<'a>(
+        &'a self,
+        request: &'a LoadRequest,
+        architecture: &'a str,
+        purpose: &'a str,
+    ) -> Boxed<'a, Result<(Arc<dyn Worker>, LoadReply), Diagnostic>> {
+        Box::pin(async move {
+            let architecture = Some(architecture).filter(|name| !name.is_empty());
+            let entry = self.choose(&request.model, architecture).await?;
+            let worker = self.host.start(&entry, Limits::for_purpose(purpose)).await?;
+            match worker.load(request, self.load_timeout).await {
+                Ok((model, reply)) => {
+                    let loaded = Loaded {
+                        worker,
+                        model,
+                        plugin: entry.name(),
+                        load_timeout: self.load_timeout,
+                    };
+                    Ok((Arc::new(loaded) as Arc<dyn Worker>, reply))
+                }
+                Err(error) => {
+                    worker.kill();
+                    Err(error)
+                }
+            }
+        })
+    }
+
+    fn plugins(&self) -> Boxed<'_, Vec<PluginReport>> {
+        Box::pin(async move { self.host.plugins().await.iter().map(|entry| report(entry)).collect() })
+    }
+
+    fn check(&self, path: PathBuf) -> Boxed<'_, PluginReport> {
+        Box::pin(async move { report(&self.host.check(&path).await) })
+    }
+
+    fn directories(&self) -> Vec<PathBuf> {
+        self.host.config().directories.clone()
+    }
+}
+
+fn report(entry: &PluginEntry) -> PluginReport {
+    let as_value = serde_json::to_value(entry).and_then(serde_json::from_value);
+    as_value.unwrap_or_else(|error| PluginReport {
+        path: entry.path.clone(),
+        refused: Some(
+            Diagnostic::new(
+                "witness::daemon::json",
+                Kind::Internal,
+                "the plugin's entry cannot be written",
+            )
+            .cause(error.to_string()),
+        ),
+        ..PluginReport::default()
+    })
+}
+
+/// A worker with its one model.
+struct Loaded {
+    worker: witness_plugin_host::Worker,
+    model: ModelHandle,
+    plugin: String,
+    load_timeout: Duration,
+}
+
+impl Worker for Loaded {
+    fn load_adapter<'a>(
+        &'a self,
+        adapter: &'a AdapterSpec,
+        check: bool,
+    ) -> Boxed<'a, Result<LoadAdapterReply, Diagnostic>> {
+        Box::pin(async move {
+            let request = LoadAdapterRequest {
+                adapter: adapter.clone(),
+                check,
+            };
+            self.worker.load_adapter(self.model, &request, self.load_timeout).await
+        })
+    }
+
+    fn unload_adapter<'a>(&'a self, name: &'a str) -> Boxed<'a, Result<(), Diagnostic>> {
+        Box::pin(async move {
+            self.worker
+                .unload_adapter(self.model, &UnloadAdapterRequest { name: name.to_owned() })
+                .await
+        })
+    }
+
+    fn generate<'a>(&'a self, request: &'a GenerateRequest) -> Boxed<'a, Result<Answer, Diagnostic>> {
+        Box::pin(async move {
+            let generation = self.worker.generate(self.model, request).await?;
+            Ok(Answer {
+                started: generation.started.clone(),
+                events: Box::new(FromHost(generation)),
+            })
+        })
+    }
+
+    fn died(&self) -> Boxed<'_, Diagnostic> {
+        Box::pin(self.worker.died())
+    }
+
+    fn stop(&self, grace: Duration) -> Boxed<'_, ()> {
+        Box::pin(async move {
+            if let Err(death) = self.worker.stop(grace).await {
+                tracing::debug!("a worker did not end by itself: {death}");
+            }
+        })
+    }
+
+    fn pid(&self) -> u32 {
+        self.worker.pid()
+    }
+
+    fn plugin(&self) -> String {
+        self.plugin.clone()
+    }
+}
+
+struct FromHost(Generation);
+
+impl Events for FromHost {
+    fn next(&mut self) -> Boxed<'_, Option<Event>> {
+        Box::pin(async move {
+            self.0.recv().await.map(|event| match event {
+                GenEvent::Token {
+                    id,
+                    text,
+                    logprob,
+                    alternatives,
+                } => Event::Token {
+                    id,
+                    text,
+                    logprob,
+                    alternatives,
+                },
+                GenEvent::Done(done, text) => Event::Done(done, text),
+                GenEvent::Error(diagnostic) => Event::Error(diagnostic),
+            })
+        })
+    }
+}
