@@ -1,0 +1,108 @@
+//! Which deed is asked for, and when.
+
+use std::sync::{Mutex, PoisonError};
+
+/// When to misbehave: one per function of the plugin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// The entry point.
+    Entry,
+    /// `init`.
+    Init,
+    /// `inspect`.
+    Inspect,
+    /// `load`.
+    Load,
+    /// `load_adapter`.
+    LoadAdapter,
+    /// `unload_adapter`.
+    UnloadAdapter,
+    /// `start`.
+    Start,
+    /// `step`.
+    Step,
+    /// `cancel`.
+    Cancel,
+    /// `unload`.
+    Unload,
+    /// `shutdown`.
+    Shutdown,
+}
+
+impl Phase {
+    /// Every phase, in the order of a worker's life.
+    pub const ALL: [Phase; 11] = [
+        Phase::Entry,
+        Phase::Init,
+        Phase::Inspect,
+        Phase::Load,
+        Phase::LoadAdapter,
+        Phase::UnloadAdapter,
+        Phase::Start,
+        Phase::Step,
+        Phase::Cancel,
+        Phase::Unload,
+        Phase::Shutdown,
+    ];
+
+    /// Returns the name in `phase:deed`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Entry => "entry",
+            Phase::Init => "init",
+            Phase::Inspect => "inspect",
+            Phase::Load => "load",
+            Phase::LoadAdapter => "load_adapter",
+            Phase::UnloadAdapter => "unload_adapter",
+            Phase::Start => "start",
+            Phase::Step => "step",
+            Phase::Cancel => "cancel",
+            Phase::Unload => "unload",
+            Phase::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// What was asked for last, as `phase:deed`. Nothing = the environment decides.
+static ASKED: Mutex<Option<String>> = Mutex::new(None);
+
+/// Returns the deed of a phase, if one is asked for.
+pub fn deed(phase: Phase) -> Option<String> {
+    let asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let asked = asked.or_else(|| std::env::var("WITNESS_HOSTILE").ok())?;
+    let (name, deed) = asked.split_once(':')?;
+    (name == phase.name()).then(|| deed.to_owned())
+}
+
+/// Asks for a deed from here on.
+fn ask(text: &str) {
+    *ASKED.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.to_owned());
+}
+
+/// Looks for a wish in the JSON of a request: in the text itself, and in the model files that it names.
+pub(crate) fn listen(request: &[u8]) {
+    let text = String::from_utf8_lossy(request);
+    if let Some((_, wish)) = text.split_once("hostile! ") {
+        ask(wish
+            .split(|c: char| !(c.is_ascii_alphanumeric() || c == ':' || c == '_'))
+            .next()
+            .unwrap_or_default());
+        return;
+    }
+    for part in text.split('"').filter(|part| part.starts_with('/')) {
+        if let Ok(content) = std::fs::read_to_string(part)
+            && let Some(wish) = content.lines().find_map(|line| line.strip_prefix("mode "))
+        {
+            ask(wish.trim());
+        }
+    }
+}
+
+/// Panics when the phase asks for it. Called inside the fence.
+pub(crate) fn panic_if_asked(phase: Phase) {
+    assert!(
+        deed(phase).as_deref() != Some("panic"),
+        "a hostile panic in {}",
+        phase.name()
+    );
+}
