@@ -6,27 +6,21 @@
 //! pop    -> skip when either side has changed since; else join, and queue the two new pairs
 //! ```
 //! A merge may name parts that are no tokens; such parts are symbols above the last token id and fall apart into bytes at the end.
-//! Cost: `O(n log n)` for a word of `n` symbols, whatever the text; common words come from a cache that is bounded in entries and
-//! bytes. One encoding at a time uses the cache, a second one at the same moment does without.
+//! Cost: `O(n log n)` for a word of `n` symbols, whatever the text; words seen before come from a cache.
 
 use crate::bytelevel;
+use crate::cache::WordCache;
 use crate::error::TokenizerError;
 use crate::families::Family;
-use crate::hash::{Merge, PairTable, SeededState, TextIndex};
+use crate::hash::{Merge, PairTable, TextIndex};
 use crate::split::Splitter;
 use crate::vocabulary::{MAX_TEXT_BYTES, Vocabulary, check_limit};
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
-use std::sync::Mutex;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
 
 /// The most merges that a vocabulary may bring. The largest published ones bring about 515,000.
 pub(crate) const MAX_MERGES: usize = 1 << 22;
-
-/// Words longer than this are merged afresh each time; they hardly ever repeat.
-const CACHED_WORD_BYTES_MAX: usize = 64;
-
-/// Words that the cache holds before it starts over: a few megabytes at most.
-const CACHED_WORDS_MAX: usize = 32_768;
 
 /// A symbol that is no token and part of no merge.
 const NO_SYMBOL: u32 = u32::MAX;
@@ -37,7 +31,7 @@ const END: u32 = u32::MAX;
 /// How words become tokens by merging.
 #[derive(Debug)]
 pub(crate) struct Bpe {
-    splitter: Splitter,
+    splitter: Arc<Splitter>,
     merges: PairTable,
     /// Texts of symbols that only merges know; their numbers follow the last token id.
     extra: Extra,
@@ -45,7 +39,7 @@ pub(crate) struct Bpe {
     ignore_merges: bool,
     raw_utf8: bool,
     unknown: Option<u32>,
-    cache: Mutex<HashMap<Box<[u8]>, Box<[u32]>, SeededState>>,
+    cache: WordCache,
 }
 
 #[derive(Debug)]
@@ -120,21 +114,21 @@ impl Bpe {
             })
             .collect();
         Ok(Self {
-            splitter: Splitter::new(family.rules)?,
+            splitter: Splitter::of(family.rules)?,
             merges: table,
             extra,
             byte_symbols,
             ignore_merges: family.ignore_merges,
             raw_utf8: family.raw_utf8,
             unknown,
-            cache: Mutex::new(HashMap::default()),
+            cache: WordCache::default(),
         })
     }
 
     /// Appends the tokens of `text`.
     pub(crate) fn encode(&self, vocabulary: &Vocabulary, text: &str, out: &mut Vec<u32>) -> Result<(), TokenizerError> {
         let mut scratch = Scratch::default();
-        let mut cache = self.cache.try_lock().ok();
+        let mut cache = self.cache.session();
         let spaced;
         let text = if self.raw_utf8 {
             spaced = text.replace(' ', "▁");
@@ -144,22 +138,7 @@ impl Bpe {
         };
         self.splitter.split(text, |range| {
             let word = &text[range];
-            if word.len() > CACHED_WORD_BYTES_MAX {
-                self.encode_word(vocabulary, word, &mut scratch, out);
-                return Ok(());
-            }
-            if let Some(tokens) = cache.as_ref().and_then(|cache| cache.get(word.as_bytes())) {
-                out.extend_from_slice(tokens);
-                return Ok(());
-            }
-            let start = out.len();
-            self.encode_word(vocabulary, word, &mut scratch, out);
-            if let Some(cache) = &mut cache {
-                if cache.len() >= CACHED_WORDS_MAX {
-                    cache.clear();
-                }
-                cache.insert(word.as_bytes().into(), out[start..].into());
-            }
+            cache.tokens(word, out, |out| self.encode_word(vocabulary, word, &mut scratch, out));
             Ok(())
         })
     }

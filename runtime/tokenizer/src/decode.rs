@@ -234,3 +234,110 @@ impl DecodeStream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A stream over tokens with the given texts; a text in angle brackets is a control token, unless it is a byte.
+    fn stream(scheme: Scheme, texts: &[&str], skip_special: bool, at_start: bool) -> DecodeStream {
+        let tokens = texts.iter().map(|text| {
+            let kind = match text {
+                text if byte_of(text).is_some() => TokenKind::Byte,
+                text if text.starts_with('<') => TokenKind::Control,
+                _ => TokenKind::Normal,
+            };
+            (*text, kind)
+        });
+        let vocabulary = Vocabulary::new(texts.len(), tokens, Vec::new()).unwrap();
+        let pieces = Pieces::new(&vocabulary, scheme, &HashMap::new(), |_| false);
+        DecodeStream::new(Arc::new(Decoder { pieces, vocabulary }), skip_special, at_start)
+    }
+
+    fn steps(stream: &mut DecodeStream, tokens: &[u32]) -> Vec<String> {
+        let mut steps: Vec<String> = tokens.iter().map(|id| stream.push(*id)).collect();
+        steps.push(stream.finish());
+        steps
+    }
+
+    fn marked(leading: usize) -> Scheme {
+        Scheme::Marked {
+            marker: "▁".to_owned(),
+            space: " ".to_owned(),
+            bytes: true,
+            leading,
+        }
+    }
+
+    const BYTES: &[&str] = &["<0xF0>", "<0x9F>", "<0x9A>", "<0x80>", "a", "<0xC3>", "<0xFF>"];
+
+    #[test]
+    fn a_character_comes_out_when_its_last_byte_is_there() {
+        let mut whole = stream(marked(0), BYTES, true, false);
+        assert_eq!(steps(&mut whole, &[0, 1, 2, 3, 4]), ["", "", "", "🚀", "a", ""]);
+    }
+
+    #[test]
+    fn broken_bytes_come_out_once_they_are_proven_broken_or_at_the_end() {
+        let mut cut = stream(marked(0), BYTES, true, false);
+        assert_eq!(steps(&mut cut, &[0, 1, 4]), ["", "", "\u{fffd}a", ""]);
+        let mut unfinished = stream(marked(0), BYTES, true, false);
+        assert_eq!(steps(&mut unfinished, &[4, 5]), ["a", "", "\u{fffd}"]);
+        let mut impossible = stream(marked(0), BYTES, true, false);
+        assert_eq!(steps(&mut impossible, &[6, 5, 4]), ["\u{fffd}", "", "\u{fffd}a", ""]);
+    }
+
+    /// Whatever the order of bytes, the joined steps are the lossy reading of all of them.
+    #[test]
+    fn any_run_of_bytes_reads_as_a_whole_would() {
+        for first in 0..7u32 {
+            for rest in 0..343u32 {
+                let tokens = [first, rest % 7, rest / 7 % 7, rest / 49];
+                let bytes: Vec<u8> = tokens
+                    .iter()
+                    .map(|id| byte_of(BYTES[*id as usize]).unwrap_or(b'a'))
+                    .collect();
+                let mut stream = stream(marked(0), BYTES, true, false);
+                assert_eq!(steps(&mut stream, &tokens).concat(), String::from_utf8_lossy(&bytes));
+            }
+        }
+    }
+
+    #[test]
+    fn a_leading_space_is_dropped_only_where_a_text_begins() {
+        let texts = ["▁a", "<s>", "▁", "b"];
+        let run = |at_start, tokens: &[u32]| steps(&mut stream(marked(1), &texts, true, at_start), tokens).concat();
+        assert_eq!(run(true, &[0, 0]), "a a");
+        assert_eq!(run(false, &[0, 0]), " a a");
+        assert_eq!(run(true, &[1, 0]), "a");
+        assert_eq!(run(true, &[2, 2, 3]), " b");
+        assert_eq!(run(true, &[3, 0]), "b a");
+    }
+
+    #[test]
+    fn special_tokens_show_only_on_demand_and_strangers_never() {
+        let texts = ["<s>", "Ġa"];
+        let run = |skip| steps(&mut stream(Scheme::ByteLevel, &texts, skip, true), &[0, 1, 77]).concat();
+        assert_eq!(run(true), " a");
+        assert_eq!(run(false), "<s> a");
+    }
+
+    #[test]
+    fn words_are_joined_as_their_scheme_says() {
+        let texts = ["he", "##llo", "'s", ".", "▁x"];
+        let run = |scheme, tokens: &[u32]| steps(&mut stream(scheme, &texts, true, true), tokens).concat();
+        let word_piece = |cleanup| Scheme::WordPiece {
+            prefix: "##".to_owned(),
+            cleanup,
+        };
+        assert_eq!(run(word_piece(true), &[0, 1, 2, 3]), "hello's.");
+        assert_eq!(run(word_piece(false), &[0, 1, 2, 3]), "hello 's .");
+        assert_eq!(run(Scheme::Spaced, &[0, 3]), "he .");
+        let metaspace = |first_drops| Scheme::Metaspace {
+            marker: '▁',
+            first_drops,
+        };
+        assert_eq!(run(metaspace(true), &[4, 4]), "x x");
+        assert_eq!(run(metaspace(false), &[4, 4]), " x x");
+    }
+}

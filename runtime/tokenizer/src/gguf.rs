@@ -260,9 +260,7 @@ fn read_wordpiece(metadata: &Metadata, unknown: Option<u32>) -> Result<(Engine, 
     let strip_accents = metadata
         .opt_bool("tokenizer.ggml.normalizer.strip_accents")?
         .unwrap_or(lowercase);
-    let engine = WordPiece::new(unknown, lowercase, strip_accents).map_err(|error| TokenizerError::Encode {
-        problem: error.to_string(),
-    })?;
+    let engine = WordPiece::new(unknown, lowercase, strip_accents);
     Ok((Engine::WordPiece(Box::new(engine)), marked(1)))
 }
 

@@ -33,6 +33,7 @@ mod families;
 mod split;
 
 mod bytelevel;
+mod cache;
 mod decode;
 mod error;
 mod hash;

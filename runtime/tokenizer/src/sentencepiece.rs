@@ -1,8 +1,10 @@
 //! SentencePiece vocabularies with scores (`tokenizer.ggml.model = llama`): joins neighbours, best score first.
 //!
 //! Spaces are written `▁`; a character that is no token falls back to its bytes. Ties go to the leftmost pair.
-//! Cost: `O(n log n)` for `n` characters, each look-up bounded by the longest token.
+//! Where no token holds a space after another character, joining never crosses the beginning of a word, and words are worked out one by
+//! one with a cache. Cost: `O(n log n)` for `n` characters, each look-up bounded by the longest token.
 
+use crate::cache::WordCache;
 use crate::vocabulary::Vocabulary;
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -16,8 +18,14 @@ pub(crate) struct SentencePiece {
     byte_tokens: Vec<Option<u32>>,
     unknown: Option<u32>,
     /// A space goes before text that follows a special token or nothing.
-    pub(crate) add_space_prefix: bool,
+    add_space_prefix: bool,
+    /// No token reaches into the next word.
+    by_words: bool,
+    cache: WordCache,
 }
+
+/// How a space is written.
+const MARKER: &str = "▁";
 
 #[derive(Clone, Copy, Debug)]
 struct Symbol {
@@ -60,10 +68,16 @@ impl SentencePiece {
                     .or_else(|| vocabulary.id(&[byte]))
             })
             .collect();
+        let by_words = (0..vocabulary.len() as u32).all(|id| {
+            let text = vocabulary.text(id).trim_start_matches(MARKER);
+            !text.contains(MARKER)
+        });
         Self {
             byte_tokens,
             unknown,
             add_space_prefix,
+            by_words,
+            cache: WordCache::default(),
         }
     }
 
@@ -79,10 +93,20 @@ impl SentencePiece {
                 None => spaced.push_str(part),
             }
         }
-        let symbols = join(vocabulary, spaced.as_bytes(), symbols_of(&spaced));
+        let mut cache = self.cache.session();
+        let mut rest = spaced.as_str();
+        while !rest.is_empty() {
+            let word = if self.by_words { first_word(rest) } else { rest };
+            cache.tokens(word, out, |out| self.encode_word(vocabulary, word, out));
+            rest = &rest[word.len()..];
+        }
+    }
+
+    fn encode_word(&self, vocabulary: &Vocabulary, word: &str, out: &mut Vec<u32>) {
+        let symbols = join(vocabulary, word.as_bytes(), symbols_of(word));
         let mut at = 0;
         while let Some(symbol) = symbols.get(at as usize) {
-            let bytes = &spaced.as_bytes()[symbol.start as usize..symbol.end as usize];
+            let bytes = &word.as_bytes()[symbol.start as usize..symbol.end as usize];
             match vocabulary.id(bytes) {
                 Some(token) => out.push(token),
                 None => out.extend(
@@ -94,6 +118,13 @@ impl SentencePiece {
             at = symbol.next;
         }
     }
+}
+
+/// Returns the spaces that `text` begins with and the word after them.
+fn first_word(text: &str) -> &str {
+    let spaces = text.len() - text.trim_start_matches(MARKER).len();
+    let word = text[spaces..].find(MARKER).unwrap_or(text.len() - spaces);
+    &text[..spaces + word]
 }
 
 fn symbols_of(text: &str) -> Vec<Symbol> {

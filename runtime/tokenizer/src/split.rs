@@ -6,6 +6,7 @@
 use crate::error::TokenizerError;
 use crate::families::{Rule, Spaces};
 use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The work that a pattern with look-around may do at one place, in steps.
 const LOOK_AROUND_STEPS_MAX: usize = 1_000_000;
@@ -25,8 +26,20 @@ pub(crate) struct Splitter {
 }
 
 impl Splitter {
+    /// Returns the splitter of a family, compiled once in a process: a pattern over Unicode classes takes about a millisecond.
+    pub(crate) fn of(rules: &'static [Rule]) -> Result<Arc<Self>, TokenizerError> {
+        static COMPILED: Mutex<Vec<(&[Rule], Arc<Splitter>)>> = Mutex::new(Vec::new());
+        let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, splitter)) = compiled.iter().find(|(known, _)| std::ptr::eq(*known, rules)) {
+            return Ok(Arc::clone(splitter));
+        }
+        let splitter = Arc::new(Self::new(rules)?);
+        compiled.push((rules, Arc::clone(&splitter)));
+        Ok(splitter)
+    }
+
     /// Compiles the rules.
-    pub(crate) fn new(rules: &[Rule]) -> Result<Self, TokenizerError> {
+    fn new(rules: &[Rule]) -> Result<Self, TokenizerError> {
         let steps = rules.iter().map(compile).collect::<Result<_, _>>()?;
         Ok(Self { steps })
     }
@@ -40,7 +53,8 @@ impl Splitter {
         let Some((last, before)) = self.steps.split_last() else {
             return word(0..text.len());
         };
-        let mut pieces = vec![0..text.len()];
+        let whole = 0..text.len();
+        let mut pieces = Vec::from([whole]);
         for step in before {
             let mut finer = Vec::with_capacity(pieces.len() * 2);
             for piece in pieces {
@@ -153,7 +167,7 @@ fn cut_digits(
         let mut from = 0;
         while from < run.len() {
             let left = run.len() - from;
-            let count = if left % 3 == 0 { 3 } else { left % 3 };
+            let count = (left - 1) % 3 + 1;
             let stop = run.get(from + count).copied().unwrap_or(end);
             take(run[from], stop)?;
             from += count;

@@ -5,6 +5,7 @@
 //! Cost: one look-up for each length up to the longest token, at each place of a word; a word that cannot be written costs one pass.
 
 use crate::vocabulary::Vocabulary;
+use std::sync::LazyLock;
 use unicode_normalization::UnicodeNormalization;
 use unicode_normalization::char::is_combining_mark;
 
@@ -17,18 +18,16 @@ pub(crate) struct WordPiece {
     unknown: Option<u32>,
     lowercase: bool,
     strip_accents: bool,
-    punctuation: regex::Regex,
 }
 
 impl WordPiece {
-    /// Prepares the classes of characters that text is cut at.
-    pub(crate) fn new(unknown: Option<u32>, lowercase: bool, strip_accents: bool) -> Result<Self, regex::Error> {
-        Ok(Self {
+    /// Makes the engine; nothing is worked out beforehand.
+    pub(crate) fn new(unknown: Option<u32>, lowercase: bool, strip_accents: bool) -> Self {
+        Self {
             unknown,
             lowercase,
             strip_accents,
-            punctuation: regex::Regex::new(r"^(?:\p{P}|[$+<=>^`|~])$")?,
-        })
+        }
     }
 
     /// Appends the tokens of `text`.
@@ -43,9 +42,8 @@ impl WordPiece {
         let mut take = |character: char| {
             if character.is_whitespace() {
                 flush(&mut word);
-            } else if character == '\0' || character == '\u{fffd}' || is_control(character) {
-            } else if self.strip_accents && is_combining_mark(character) {
-            } else if is_ideograph(character) || self.is_punctuation(character) {
+            } else if self.is_dropped(character) {
+            } else if is_ideograph(character) || is_punctuation(character) {
                 flush(&mut word);
                 word.push(character);
                 flush(&mut word);
@@ -82,13 +80,28 @@ impl WordPiece {
         }
     }
 
-    fn is_punctuation(&self, character: char) -> bool {
-        if character.is_ascii() {
-            return character.is_ascii_punctuation();
-        }
-        let mut buffer = [0u8; 4];
-        !character.is_alphanumeric() && self.punctuation.is_match(character.encode_utf8(&mut buffer))
+    /// Says whether a character leaves no trace: control characters, and accents where they are stripped.
+    fn is_dropped(&self, character: char) -> bool {
+        matches!(character, '\0' | '\u{fffd}')
+            || is_control(character)
+            || (self.strip_accents && is_combining_mark(character))
     }
+}
+
+/// The punctuation of Unicode.
+static PUNCTUATION: LazyLock<Option<regex::Regex>> = LazyLock::new(|| regex::Regex::new(r"^\p{P}$").ok());
+
+/// Says whether a character is a word of its own: punctuation, and the symbols of ASCII.
+fn is_punctuation(character: char) -> bool {
+    if character.is_ascii() {
+        return character.is_ascii_punctuation();
+    }
+    let mut buffer = [0u8; 4];
+    let text = character.encode_utf8(&mut buffer);
+    !character.is_alphanumeric()
+        && PUNCTUATION
+            .as_ref()
+            .is_some_and(|punctuation| punctuation.is_match(text))
 }
 
 /// Says whether a character is of the kinds that are dropped: control and format characters.

@@ -3,6 +3,8 @@
 //!
 //! Loading real vocabularies of up to 151,000 tokens twice each takes more than a second in the development profile.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails with the test")]
+
 mod shared;
 
 use shared::shared;
