@@ -1,1 +1,34 @@
-//! Placeholder.
+//! The CPU engine: loads models, attaches adapters, advances sequences.
+//!
+//! What: the role `serve` over [`witness_model`]'s graph, and over candle-transformers for families that the graph does not have.
+//! What not: no HTTP, no registry, no policy about what is loaded; the daemon decides that.
+//!
+//! | module | knows |
+//! | --- | --- |
+//! | `serve` | the plugin's calls, in the order they come |
+//! | `bundle`, `inspect` | the files of a model, and facts about them |
+//! | `engine`, `foreign` | what computes logits |
+//! | `prompt`, `constraint`, `sequence` | one request: its tokens, what may come, what has come |
+//! | `model`, `step` | one loaded model: adapters, queue, batches |
+//!
+//! **Invariants:** one copy of the base serves all adapters and sequences. At most `num_parallel` sequences run, the rest wait in the
+//! order they came. Text leaves in whole characters. Cost of a step: one pass over the weights, whatever the number of sequences.
+
+mod bundle;
+mod constraint;
+mod descriptor;
+mod engine;
+mod error;
+mod foreign;
+mod inspect;
+mod model;
+mod prompt;
+mod sequence;
+mod serve;
+mod step;
+
+pub use descriptor::describe;
+pub use model::Loaded;
+pub use serve::CpuServe;
+
+witness_plugin_sdk::export_plugin! { descriptor: describe(), serve: CpuServe }

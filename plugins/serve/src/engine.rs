@@ -1,0 +1,99 @@
+//! What computes logits: our own graph, or a family of candle-transformers. The rest of the plugin knows this trait only.
+
+use std::sync::Arc;
+
+use witness_diagnostics::Diagnostic;
+use witness_model::{Adapter, KvCache, Model, SequenceStep};
+
+use crate::foreign::ForeignState;
+
+/// Keys and values of one sequence.
+pub(crate) enum State {
+    /// Of our graph: can be cut back and kept for the next request.
+    Graph(KvCache),
+    /// Of candle-transformers: grows only.
+    Foreign(Box<dyn ForeignState>),
+}
+
+/// One sequence's part of a batch.
+pub(crate) struct Advance<'a> {
+    pub(crate) tokens: &'a [u32],
+    pub(crate) state: &'a mut State,
+    pub(crate) adapter: Option<&'a Adapter>,
+    pub(crate) n_logits: usize,
+}
+
+/// Rows of logits of one sequence, `[n_logits][vocab]`.
+pub(crate) type Rows = Vec<Vec<f32>>;
+
+/// A base model that advances sequences.
+pub(crate) trait Engine: Send {
+    /// Makes the state of a new sequence of up to `capacity_tokens`.
+    fn new_state(&self, capacity_tokens: usize) -> State;
+    /// Runs a batch; returns the rows asked for, sequence by sequence. On an error no state has grown.
+    fn forward(&mut self, batch: &mut [Advance<'_>]) -> Result<Vec<Rows>, Diagnostic>;
+    /// Returns our graph, when this is it: only it takes adapters.
+    fn graph(&self) -> Option<&Model>;
+    /// Returns the bytes of the weights in memory.
+    fn bytes(&self) -> u64;
+    /// Returns the number of tokens that may be fed in.
+    fn vocab_size(&self) -> usize;
+}
+
+impl State {
+    /// Returns the number of positions held.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            State::Graph(cache) => cache.len(),
+            State::Foreign(state) => state.len(),
+        }
+    }
+}
+
+/// Our decoder graph. The weights are shared, so that nothing is loaded twice.
+pub(crate) struct GraphEngine {
+    pub(crate) model: Arc<Model>,
+}
+
+impl Engine for GraphEngine {
+    fn new_state(&self, capacity_tokens: usize) -> State {
+        State::Graph(self.model.new_cache(capacity_tokens))
+    }
+
+    fn forward(&mut self, batch: &mut [Advance<'_>]) -> Result<Vec<Rows>, Diagnostic> {
+        let mut steps = Vec::with_capacity(batch.len());
+        for advance in batch.iter_mut() {
+            let State::Graph(cache) = &mut *advance.state else {
+                return Err(crate::error::internal("a sequence holds the state of another engine"));
+            };
+            steps.push(SequenceStep {
+                tokens: advance.tokens,
+                cache,
+                adapter: advance.adapter,
+                n_logits: advance.n_logits,
+            });
+        }
+        let logits = self.model.forward(&mut steps)?;
+        logits
+            .into_iter()
+            .map(|rows| match rows {
+                Some(rows) => rows
+                    .to_vec2::<f32>()
+                    .map_err(|error| crate::error::internal(error.to_string())),
+                None => Ok(Vec::new()),
+            })
+            .collect()
+    }
+
+    fn graph(&self) -> Option<&Model> {
+        Some(&self.model)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.model.bytes()
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.model.config().vocab_size
+    }
+}

@@ -1,0 +1,215 @@
+//! One request while it runs: what it still has to feed, how it chooses, what it has said.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use witness_diagnostics::Diagnostic;
+use witness_model::Adapter;
+use witness_plugin_protocol::{Alternative, Done, DoneReason, GenerateRequest, SamplingOptions};
+use witness_sampling::stops::StopMatcher;
+use witness_sampling::{LogProbs, Sampler, SamplerConfig};
+use witness_tokenizer::{DecodeStream, Tokenizer};
+
+use crate::constraint::Constraint;
+use crate::engine::State;
+use crate::error;
+
+/// Alternatives reported beside a token at most; each costs a look at the whole vocabulary.
+pub(crate) const TOP_LOGPROBS_MAX: u32 = 128;
+
+/// A sequence, waiting or running.
+pub(crate) struct Sequence {
+    pub(crate) number: u64,
+    /// Name of the adapter, for the key of a kept cache.
+    pub(crate) adapter: Option<Arc<Adapter>>,
+    /// Prompt and answer so far.
+    pub(crate) tokens: Vec<u32>,
+    /// Tokens of the prompt.
+    pub(crate) n_prompt: usize,
+    /// Keys and values; nothing until it runs for the first time, unless it continues a kept one.
+    pub(crate) state: Option<State>,
+    pub(crate) prompt_time: Duration,
+    pub(crate) generate_time: Duration,
+    sampler: Sampler,
+    constraint: Option<Constraint>,
+    stream: DecodeStream,
+    stops: StopMatcher,
+    top_logprobs: Option<u32>,
+    tokens_max: usize,
+    context: usize,
+}
+
+/// What one token led to.
+pub(crate) struct Said {
+    pub(crate) token: u32,
+    pub(crate) text: String,
+    pub(crate) logprob: Option<f32>,
+    pub(crate) alternatives: Vec<Alternative>,
+    /// The token is part of the answer; an end-of-generation token is not.
+    pub(crate) is_answer: bool,
+    pub(crate) ended: Option<DoneReason>,
+}
+
+/// What a new sequence starts from.
+pub(crate) struct Admission {
+    pub(crate) number: u64,
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) adapter: Option<Arc<Adapter>>,
+    pub(crate) state: Option<State>,
+    pub(crate) seed: u64,
+    pub(crate) num_ctx: usize,
+}
+
+impl Sequence {
+    /// Checks the request's options and makes a sequence of it.
+    pub(crate) fn new(
+        request: &GenerateRequest,
+        admission: Admission,
+        tokenizer: &Tokenizer,
+    ) -> Result<Self, Diagnostic> {
+        let options = &request.sampling;
+        let n_prompt = admission.tokens.len();
+        Ok(Self {
+            number: admission.number,
+            adapter: admission.adapter,
+            n_prompt,
+            tokens: admission.tokens,
+            state: admission.state,
+            prompt_time: Duration::ZERO,
+            generate_time: Duration::ZERO,
+            sampler: Sampler::new(sampler_config(options), admission.seed).map_err(|error| error::sampling(&error))?,
+            constraint: Constraint::from_format(request.format.as_ref())?,
+            stream: tokenizer.stream(true),
+            stops: StopMatcher::new(&options.stop).map_err(|error| error::sampling(&error))?,
+            top_logprobs: request.top_logprobs.map(|n| n.min(TOP_LOGPROBS_MAX)),
+            tokens_max: usize::try_from(options.num_predict).unwrap_or(usize::MAX),
+            context: admission.num_ctx,
+        })
+    }
+
+    /// Returns the tokens that keys and values do not cover yet.
+    pub(crate) fn pending(&self) -> &[u32] {
+        &self.tokens[self.state.as_ref().map_or(0, State::len)..]
+    }
+
+    /// Returns whether the prompt is still being read.
+    pub(crate) fn in_prompt(&self) -> bool {
+        self.tokens.len() == self.n_prompt
+    }
+
+    fn n_generated(&self) -> usize {
+        self.tokens.len() - self.n_prompt
+    }
+
+    /// Returns whether nothing is to be generated at all.
+    pub(crate) fn wants_nothing(&self) -> bool {
+        self.tokens_max == 0
+    }
+
+    /// Chooses the next token from the logits of the last one.
+    pub(crate) fn choose(&mut self, logits: &mut [f32], tokenizer: &Tokenizer) -> Result<Said, Diagnostic> {
+        let constraint = self.constraint;
+        let mut allowed = |token: u32| constraint.is_none_or(|constraint| constraint.allows(token, tokenizer));
+        let mask = constraint
+            .is_some()
+            .then_some(&mut allowed as &mut dyn FnMut(u32) -> bool);
+        let choice = self
+            .sampler
+            .sample(logits, &self.tokens, mask)
+            .map_err(|error| error::sampling(&error))?;
+        let token = choice.token;
+        let (logprob, alternatives) = self.logprobs(logits, token, tokenizer)?;
+        self.tokens.push(token);
+        if tokenizer.end_of_generation().contains(&token) {
+            let ended = Some(DoneReason::Stop);
+            return Ok(Said {
+                token,
+                text: String::new(),
+                logprob,
+                alternatives,
+                is_answer: false,
+                ended,
+            });
+        }
+        let complete = self
+            .constraint
+            .as_mut()
+            .is_some_and(|constraint| constraint.advance(token, tokenizer));
+        let emit = self.stops.push(&self.stream.push(token));
+        let ended = if emit.stopped || complete {
+            Some(DoneReason::Stop)
+        } else if self.n_generated() >= self.tokens_max || self.tokens.len() > self.context {
+            Some(DoneReason::Length)
+        } else {
+            None
+        };
+        Ok(Said {
+            token,
+            text: emit.text,
+            logprob,
+            alternatives,
+            is_answer: true,
+            ended,
+        })
+    }
+
+    fn logprobs(
+        &self,
+        logits: &[f32],
+        token: u32,
+        tokenizer: &Tokenizer,
+    ) -> Result<(Option<f32>, Vec<Alternative>), Diagnostic> {
+        let Some(n) = self.top_logprobs else {
+            return Ok((None, Vec::new()));
+        };
+        let probabilities = LogProbs::of(logits).map_err(|error| error::sampling(&error))?;
+        let own = probabilities.token(token).map_err(|error| error::sampling(&error))?;
+        let text = |id| String::from_utf8_lossy(tokenizer.token_bytes(id)).into_owned();
+        let top = probabilities.top(n as usize).into_iter();
+        Ok((
+            Some(own),
+            top.map(|(id, logprob)| Alternative {
+                id,
+                text: text(id),
+                logprob,
+            })
+            .collect(),
+        ))
+    }
+
+    /// Ends the sequence: returns what was held back, and the account of it.
+    pub(crate) fn finish(&mut self, reason: DoneReason) -> (String, Done) {
+        let mut text = String::new();
+        if self.stops.matched().is_none() {
+            let rest = self.stream.finish();
+            text = self.stops.push(&rest).text;
+            text.push_str(&self.stops.finish());
+        }
+        let done = Done {
+            reason,
+            prompt_tokens: self.n_prompt as u64,
+            generated_tokens: self.n_generated() as u64,
+            prompt_ns: nanoseconds(self.prompt_time),
+            generate_ns: nanoseconds(self.generate_time),
+        };
+        (text, done)
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn sampler_config(options: &SamplingOptions) -> SamplerConfig {
+    SamplerConfig {
+        temperature: options.temperature,
+        top_k: options.top_k,
+        top_p: options.top_p,
+        min_p: options.min_p,
+        typical_p: options.typical_p,
+        repeat_last_n: options.repeat_last_n,
+        repeat_penalty: options.repeat_penalty,
+        presence_penalty: options.presence_penalty,
+        frequency_penalty: options.frequency_penalty,
+    }
+}

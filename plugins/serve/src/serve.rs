@@ -1,0 +1,195 @@
+//! The plugin's calls.
+
+use std::sync::Arc;
+
+use witness_diagnostics::{Diagnostic, Kind};
+use witness_plugin_protocol::{
+    GenerateRequest, InspectReply, InspectRequest, LoadAdapterReply, LoadAdapterRequest, LoadReply, LoadRequest,
+    Started, UnloadAdapterRequest,
+};
+use witness_plugin_sdk::{Init, Level, Serve, ServeEvent, log};
+use witness_template::ChatTemplate;
+
+use crate::bundle::{Bundle, plain_template};
+use crate::engine::GraphEngine;
+use crate::inspect;
+use crate::model::{Loaded, Parts};
+
+/// Context when none is asked for: the smaller of this and what the model was made for.
+const NUM_CTX_DEFAULT: u64 = 4096;
+
+/// Sequences that may run at once at most. Each has a cache of its own; beyond this a batch gains nothing on a CPU.
+const NUM_PARALLEL_MAX: u64 = 64;
+
+/// Compute threads at most.
+const NUM_THREAD_MAX: u64 = 1024;
+
+/// The CPU engine.
+#[derive(Debug, Default)]
+pub struct CpuServe {
+    loads: u64,
+}
+
+impl CpuServe {
+    /// Returns how many times weights were read since the start.
+    pub fn loads(&self) -> u64 {
+        self.loads
+    }
+}
+
+impl Serve for CpuServe {
+    type Model = Loaded;
+
+    fn init(_init: &Init) -> Result<Self, Diagnostic> {
+        Ok(Self::default())
+    }
+
+    fn inspect(&mut self, request: InspectRequest) -> Result<InspectReply, Diagnostic> {
+        let bundle = Bundle::open(&request.model.files)?;
+        let model = inspect::model_info(&bundle)?;
+        // A model whose tokenizer cannot be read would be created and then never run.
+        bundle.tokenizer()?;
+        let mut adapters = Vec::with_capacity(request.adapters.len());
+        if !request.adapters.is_empty() {
+            let config = bundle.config()?;
+            for spec in &request.adapters {
+                adapters.push(inspect::open_adapter(spec, &config)?.1);
+            }
+        }
+        Ok(InspectReply { model, adapters })
+    }
+
+    fn load(&mut self, request: LoadRequest) -> Result<(Loaded, LoadReply), Diagnostic> {
+        let bundle = Bundle::open(&request.model.files)?;
+        let info = inspect::model_info(&bundle)?;
+        let options = request.options;
+        let tokenizer = bundle.tokenizer()?;
+        let config = bundle.config()?;
+        let positions_max = config
+            .rope
+            .positions_max()
+            .map_or(info.context_length, |max| max as u64);
+        let num_ctx = context(options.num_ctx, positions_max)?;
+        let num_parallel = at_most("num_parallel", options.num_parallel.unwrap_or(1), NUM_PARALLEL_MAX)?;
+        let threads = options
+            .num_thread
+            .map(|n| at_most("num_thread", n, NUM_THREAD_MAX))
+            .transpose()?;
+        let threads = threads.map(pool).transpose()?;
+        let source = info.chat_template.as_deref();
+        let template = match source.map(ChatTemplate::compile) {
+            Some(Ok(template)) => template,
+            // Only chats need the template; text and tokens run without it. A chat says what is wrong with it.
+            Some(Err(error)) => {
+                log(
+                    Level::Warn,
+                    &format!(
+                        "the model's own chat template cannot be used: {}",
+                        Diagnostic::from(error)
+                    ),
+                );
+                ChatTemplate::compile(plain_template())?
+            }
+            None => ChatTemplate::compile(plain_template())?,
+        };
+        let model = Arc::new(bundle.load(config)?);
+        self.loads += 1;
+        if tokenizer.vocab_size() > model.config().vocab_size {
+            log(
+                Level::Warn,
+                &format!(
+                    "{} tokens of the tokenizer have no embedding",
+                    tokenizer.vocab_size() - model.config().vocab_size
+                ),
+            );
+        }
+        let resident_bytes = model.bytes();
+        let reply = LoadReply {
+            info: info.clone(),
+            resident_bytes,
+            num_ctx: num_ctx as u64,
+        };
+        let engine = Box::new(GraphEngine { model });
+        Ok((
+            Loaded::new(Parts {
+                engine,
+                tokenizer,
+                template,
+                info,
+                num_ctx,
+                num_parallel,
+                threads,
+            }),
+            reply,
+        ))
+    }
+
+    fn load_adapter(
+        &mut self,
+        model: &mut Loaded,
+        request: LoadAdapterRequest,
+    ) -> Result<LoadAdapterReply, Diagnostic> {
+        model.load_adapter(request)
+    }
+
+    fn unload_adapter(&mut self, model: &mut Loaded, request: UnloadAdapterRequest) -> Result<(), Diagnostic> {
+        model.unload_adapter(&request.name)
+    }
+
+    fn start(&mut self, model: &mut Loaded, sequence: u64, request: GenerateRequest) -> Result<Started, Diagnostic> {
+        model.start(sequence, &request)
+    }
+
+    fn cancel(&mut self, model: &mut Loaded, sequence: u64) {
+        model.cancel(sequence);
+    }
+
+    fn step(&mut self, model: &mut Loaded, emit: &mut dyn FnMut(ServeEvent<'_>)) -> Result<usize, Diagnostic> {
+        Ok(model.step(emit))
+    }
+}
+
+/// Returns the context in force: what is asked for, but not more than the model was made for.
+fn context(asked: Option<u64>, positions_max: u64) -> Result<usize, Diagnostic> {
+    if asked == Some(0) {
+        return Err(bad_option("num_ctx", 0, "1 or more"));
+    }
+    let asked = asked.unwrap_or(NUM_CTX_DEFAULT);
+    if asked > positions_max {
+        log(
+            Level::Info,
+            &format!("num_ctx {asked} is cut to the {positions_max} positions that the model was made for"),
+        );
+    }
+    usize::try_from(asked.min(positions_max))
+        .map_err(|_| bad_option("num_ctx", asked, "a number that fits this machine"))
+}
+
+fn at_most(name: &str, value: u64, max: u64) -> Result<usize, Diagnostic> {
+    match usize::try_from(value) {
+        Ok(value @ 1..) if value as u64 <= max => Ok(value),
+        _ => Err(bad_option(name, value, &format!("1 to {max}"))),
+    }
+}
+
+fn bad_option(name: &str, value: u64, wanted: &str) -> Diagnostic {
+    let message = format!("`{name}` is {value}; it must be {wanted}");
+    Diagnostic::new("witness::serve::bad_option", Kind::Invalid, message)
+        .hint("change it in the request or the Modelfile")
+}
+
+fn pool(n_threads: usize) -> Result<rayon::ThreadPool, Diagnostic> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(n_threads)
+        .thread_name(|index| format!("compute-{index}"))
+        .build()
+        .map_err(|error| {
+            Diagnostic::new(
+                "witness::serve::threads",
+                Kind::Environment,
+                format!("cannot start {n_threads} compute threads"),
+            )
+            .cause(error.to_string())
+            .hint("lower `num_thread`")
+        })
+}

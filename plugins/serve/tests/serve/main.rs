@@ -1,0 +1,14 @@
+//! The engine through the traits that the host calls it by.
+//!
+//! `support` drives one model to its end; `tiny` is a model of this test's own making; `convert` writes GGUF files of Hugging Face ones.
+
+mod convert;
+mod support;
+mod tiny;
+
+mod adapters;
+mod gguf;
+mod hostile;
+mod oracle;
+mod requests;
+mod stories;
