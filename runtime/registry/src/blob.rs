@@ -147,7 +147,7 @@ impl BlobWriter {
         if let Some(expected) = expected.filter(|expected| *expected != digest) {
             return Err(RegistryError::DigestMismatch {
                 expected,
-                found: digest,
+                found: Box::new(digest),
                 bytes,
             });
         }

@@ -43,7 +43,7 @@ pub enum Damage {
         /// The blob.
         digest: Digest,
         /// What its bytes hash to.
-        found: Digest,
+        found: Box<Digest>,
     },
     /// A blob shares its bytes with a file outside the store (`--link`), and that file was changed.
     #[error("blob `{digest}` is hard-linked to `{}`, which was changed after it was imported", source_path.display())]
@@ -93,7 +93,7 @@ pub enum RegistryError {
         name: String,
         /// What is wrong with it.
         #[source]
-        damage: Damage,
+        damage: Box<Damage>,
     },
     /// Bytes that were stored do not have the digest that was promised.
     #[error("{bytes} bytes were stored with digest `{found}` instead of `{expected}`")]
@@ -101,7 +101,7 @@ pub enum RegistryError {
         /// What was promised.
         expected: Digest,
         /// What came.
-        found: Digest,
+        found: Box<Digest>,
         /// How much came.
         bytes: u64,
     },
@@ -212,14 +212,14 @@ impl From<RegistryError> for Diagnostic {
                 new("blob_not_found", Kind::NotFound).hint("upload the blob first; `witness create` does so by itself")
             }
             RegistryError::Damaged { name, damage } => {
-                let code = match damage {
+                let code = match *damage {
                     Damage::ManifestUnreadable { .. } => "manifest_unreadable",
                     Damage::BlobMissing { .. } => "blob_missing",
                     Damage::BlobLength { .. } | Damage::BlobCorrupt { .. } => "blob_corrupt",
                     Damage::LinkedFileChanged { .. } => "linked_file_changed",
                 };
                 let diagnostic = new(code, Kind::Damaged).cause(damage.to_string());
-                let diagnostic = match damage {
+                let diagnostic = match *damage {
                     Damage::LinkedFileChanged { .. } => {
                         diagnostic.hint("create the model again, without `--link` if its files are going to change")
                     }

@@ -19,6 +19,7 @@ use crate::error::RegistryError;
 use crate::gc::{self, BlobFile};
 use crate::hash::BUFFER_BYTES;
 use crate::layout::Layout;
+use crate::list::FileState;
 use crate::name::ModelName;
 use crate::store::Inner;
 use crate::{list, manifest, repair};
@@ -166,12 +167,14 @@ pub(crate) fn run(inner: &Inner, mut options: FsckOptions<'_>) -> Result<FsckRep
     let blobs = gc::blobs(&inner.layout, SystemTime::now())?;
     report.blobs = blobs.len();
     report.bytes = blobs.iter().fold(0, |sum, blob| sum.saturating_add(blob.bytes));
+    // What a torn manifest names is not orphaned, and nobody knows what that is.
+    let is_certain = !report.findings.iter().any(|finding| finding.problem.is_damage());
     let hashed = hash_all(&blobs, report.bytes, &mut options)?;
 
     let mut whole = BTreeSet::new();
     for (blob, result) in blobs.iter().zip(hashed) {
         let users = named.get(&blob.digest);
-        if let Some(problem) = judge(inner, blob, result, users) {
+        if let Some(problem) = judge(inner, blob, result, users.is_some() || !is_certain) {
             report
                 .findings
                 .push(finding(problem, &blob.path, Some(blob.digest), users));
@@ -269,13 +272,19 @@ fn check_manifests(layout: &Layout, report: &mut FsckReport) -> BTreeMap<Digest,
     named
 }
 
-fn judge(inner: &Inner, blob: &BlobFile, hashed: io::Result<Digest>, users: Option<&Named>) -> Option<Problem> {
+fn judge(inner: &Inner, blob: &BlobFile, hashed: io::Result<Digest>, may_be_named: bool) -> Option<Problem> {
     match hashed {
         Ok(found) if found == blob.digest => {
-            let is_used = users.is_some() || inner.leases.leased().contains(&blob.digest);
+            let is_used = may_be_named || inner.leases.leased().contains(&blob.digest);
             (!is_used).then_some(Problem::Orphan)
         }
-        Ok(found) => Some(Problem::BlobCorrupt { found }),
+        Ok(found) => {
+            if let Ok(metadata) = fs::metadata(&blob.path) {
+                inner.suspects.note(blob.digest, FileState::of(&metadata), found);
+                inner.generation.bump();
+            }
+            Some(Problem::BlobCorrupt { found })
+        }
         // Removed by gc since the directory was read.
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => Some(Problem::BlobUnreadable {

@@ -10,9 +10,9 @@ use std::time::SystemTime;
 use crate::digest::Digest;
 use crate::error::Damage;
 use crate::layout::Layout;
-use crate::linked::Linked;
 use crate::manifest::{self, Manifest};
 use crate::name::ModelName;
+use crate::store::Inner;
 
 /// Host, namespace, name, tag, and one level that newer Ollama versions use for other kinds of things; the rest is slack.
 const DEPTH_MAX: usize = 8;
@@ -134,12 +134,36 @@ impl ManifestCache {
     }
 }
 
-pub(crate) fn list(layout: &Layout, linked: &Linked, cache: &ManifestCache) -> Vec<ListEntry> {
-    let mut blobs = BlobLooks::new(layout, linked);
+/// Blobs that a check found corrupt and left in place: their models are damaged until the file is another one.
+#[derive(Debug, Default)]
+pub(crate) struct Suspects {
+    found: Mutex<HashMap<Digest, (FileState, Digest)>>,
+}
+
+impl Suspects {
+    /// Notes the verdict on the file as it was when it was hashed.
+    pub(crate) fn note(&self, digest: Digest, state: FileState, found: Digest) {
+        self.found
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(digest, (state, found));
+    }
+
+    fn get(&self, digest: &Digest, metadata: &Metadata) -> Option<Digest> {
+        let suspects = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        suspects
+            .get(digest)
+            .filter(|(state, _)| *state == FileState::of(metadata))
+            .map(|(_, found)| *found)
+    }
+}
+
+pub(crate) fn list(inner: &Inner, cache: &ManifestCache) -> Vec<ListEntry> {
+    let mut blobs = BlobLooks::new(inner);
     let mut known = cache.take_all();
     let mut kept = HashMap::new();
     let mut entries = Vec::new();
-    for file in walk(layout).files {
+    for file in walk(&inner.layout).files {
         let Some(name) = file.name else { continue };
         let parsed = match known.remove(&file.path) {
             Some((state, parsed)) if state == file.state => parsed,
@@ -166,8 +190,7 @@ pub(crate) fn list(layout: &Layout, linked: &Linked, cache: &ManifestCache) -> V
 
 /// Looks at blobs, each once however many manifests share it.
 pub(crate) struct BlobLooks<'a> {
-    layout: &'a Layout,
-    linked: &'a Linked,
+    inner: &'a Inner,
     looks: HashMap<Digest, Look>,
 }
 
@@ -175,14 +198,14 @@ pub(crate) struct BlobLooks<'a> {
 enum Look {
     Missing,
     Bytes(u64),
+    Corrupt(Digest),
     LinkedFileChanged(PathBuf),
 }
 
 impl<'a> BlobLooks<'a> {
-    pub(crate) fn new(layout: &'a Layout, linked: &'a Linked) -> Self {
+    pub(crate) fn new(inner: &'a Inner) -> Self {
         Self {
-            layout,
-            linked,
+            inner,
             looks: HashMap::new(),
         }
     }
@@ -191,11 +214,7 @@ impl<'a> BlobLooks<'a> {
     pub(crate) fn damage(&mut self, manifest: &Manifest) -> Option<Damage> {
         manifest.all_layers().find_map(|layer| {
             let digest = layer.digest;
-            let look = self
-                .looks
-                .entry(digest)
-                .or_insert_with(|| look(self.layout, self.linked, &digest));
-            match look {
+            match self.looks.entry(digest).or_insert_with(|| look(self.inner, &digest)) {
                 Look::Missing => Some(Damage::BlobMissing {
                     digest,
                     media_type: layer.media_type.clone(),
@@ -206,6 +225,10 @@ impl<'a> BlobLooks<'a> {
                     bytes_expected: layer.size,
                     bytes_found: *bytes_found,
                 }),
+                Look::Corrupt(found) => Some(Damage::BlobCorrupt {
+                    digest,
+                    found: Box::new(*found),
+                }),
                 Look::LinkedFileChanged(source_path) => Some(Damage::LinkedFileChanged {
                     digest,
                     source_path: source_path.clone(),
@@ -215,12 +238,19 @@ impl<'a> BlobLooks<'a> {
     }
 }
 
-fn look(layout: &Layout, linked: &Linked, digest: &Digest) -> Look {
-    match layout.find_blob(digest) {
-        Ok(Some((_, metadata))) => match linked.get(digest).filter(|record| !record.is_unchanged(&metadata)) {
-            Some(record) => Look::LinkedFileChanged(record.source_path),
-            None => Look::Bytes(metadata.len()),
-        },
-        Ok(None) | Err(_) => Look::Missing,
+fn look(inner: &Inner, digest: &Digest) -> Look {
+    let Ok(Some((_, metadata))) = inner.layout.find_blob(digest) else {
+        return Look::Missing;
+    };
+    if let Some(record) = inner
+        .linked
+        .get(digest)
+        .filter(|record| !record.is_unchanged(&metadata))
+    {
+        return Look::LinkedFileChanged(record.source_path);
+    }
+    match inner.suspects.get(digest, &metadata) {
+        Some(found) => Look::Corrupt(found),
+        None => Look::Bytes(metadata.len()),
     }
 }

@@ -1,7 +1,7 @@
 //! Repairing what a check found. Restores first, then moves damaged files aside; what a model names is never deleted.
 //!
 //! Where right bytes can still be: in a blob that lies under a wrong name, in the quarantine, in a file that a killed process left,
-//! in a file of another program in `blobs`. Only files of the wanted length are hashed.
+//! in a file of another program in `blobs`. Those are hashed only when something is missing.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,32 +21,32 @@ use crate::store::Inner;
 pub(crate) fn run(inner: &Inner, report: &mut FsckReport) -> Result<()> {
     let _names = inner.hold_names();
     let mut sources = sources(inner, report);
+    // Everything wrong moves out of the way first, so that what one blob lacks can come from under another's name; leftovers are
+    // removed last, for they can be what is restored from.
     for finding in &mut report.findings {
-        finding.action = repair(inner, finding, &mut sources)?;
+        finding.action = set_aside(inner, finding, &mut sources)?;
     }
-    // A blob that was moved aside above may hold what a blob before it in the list lacked.
-    for finding in report
-        .findings
-        .iter_mut()
-        .filter(|finding| finding.problem == Problem::BlobMissing)
-    {
-        if finding.action == Action::Nothing {
-            finding.action = restore(inner, finding, &mut sources)?.unwrap_or(Action::Nothing);
+    for finding in &mut report.findings {
+        if let Some(action) = restore(inner, finding, &mut sources)? {
+            finding.action = action;
         }
     }
-    inner.changed(&inner.layout.manifests);
+    for finding in &mut report.findings {
+        if finding.action == Action::Nothing && finding.path.exists() {
+            finding.action = tidy(inner, finding)?;
+        }
+    }
+    inner.generation.bump();
     Ok(())
 }
 
 /// Files that may hold the bytes of a digest, by the digest that they have.
 fn sources(inner: &Inner, report: &FsckReport) -> BTreeMap<Digest, PathBuf> {
-    let is_wanted = |finding: &&Finding| {
-        matches!(
-            finding.problem,
-            Problem::BlobMissing | Problem::BlobCorrupt { .. } | Problem::BlobUnreadable { .. }
-        ) && !finding.models.is_empty()
-    };
-    if !report.findings.iter().any(|finding| is_wanted(&finding)) {
+    if !report
+        .findings
+        .iter()
+        .any(|finding| is_lost(&finding.problem) && !finding.models.is_empty())
+    {
         return BTreeMap::new();
     }
     let mut sources = BTreeMap::new();
@@ -75,42 +75,49 @@ fn sources(inner: &Inner, report: &FsckReport) -> BTreeMap<Digest, PathBuf> {
     sources
 }
 
-fn repair(inner: &Inner, finding: &Finding, sources: &mut BTreeMap<Digest, PathBuf>) -> Result<Action> {
-    if !finding.path.exists() && finding.problem != Problem::BlobMissing {
-        // Deleted, or already used to restore another blob.
+/// Moves a damaged file to the quarantine, if it still is damaged.
+fn set_aside(inner: &Inner, finding: &Finding, sources: &mut BTreeMap<Digest, PathBuf>) -> Result<Action> {
+    if !finding.path.exists() {
         return Ok(Action::Nothing);
     }
     match &finding.problem {
-        Problem::BlobMissing => Ok(restore(inner, finding, sources)?.unwrap_or(Action::Nothing)),
-        Problem::BlobCorrupt { found } => {
-            if is_whole_again(finding) {
-                return Ok(Action::Nothing);
-            }
+        Problem::BlobCorrupt { found } if !is_whole_again(finding) => {
             let aside = quarantine(&inner.layout.blob_quarantine(), &finding.path)?;
             if sources.get(found) == Some(&finding.path) {
                 sources.insert(*found, aside.clone());
             }
-            Ok(restore(inner, finding, sources)?.unwrap_or(Action::Quarantined(aside)))
+            Ok(Action::Quarantined(aside))
         }
         Problem::BlobUnreadable { .. } => {
-            let aside = quarantine(&inner.layout.blob_quarantine(), &finding.path)?;
-            Ok(restore(inner, finding, sources)?.unwrap_or(Action::Quarantined(aside)))
+            quarantine(&inner.layout.blob_quarantine(), &finding.path).map(Action::Quarantined)
         }
-        Problem::ManifestUnreadable { .. } if !finding.models.is_empty() => {
-            if manifest::read(&finding.path).is_ok() {
-                return Ok(Action::Nothing);
-            }
+        Problem::ManifestUnreadable { .. } if !finding.models.is_empty() && manifest::read(&finding.path).is_err() => {
+            inner.changed(&finding.path);
             quarantine(&inner.layout.manifest_quarantine(), &finding.path).map(Action::Quarantined)
         }
+        _ => Ok(Action::Nothing),
+    }
+}
+
+/// Does what is left to do where nothing is damaged. A half download that its program can continue, a foreign file, a blob that gc
+/// takes in its time and a wrong length in a manifest stay: no repair of those loses nothing.
+fn tidy(inner: &Inner, finding: &Finding) -> Result<Action> {
+    match finding.problem {
         Problem::BlobOldName => rename_old(&inner.layout, finding),
         Problem::StrayFile if is_ours(inner, &finding.path) => {
             fs::remove_file(&finding.path).map_err(RegistryError::io("remove", &finding.path))?;
             Ok(Action::Removed)
         }
-        // A half download that its program can continue, a foreign file, a blob that gc takes in its time, a manifest of a wrong
-        // length whose blob is whole: no repair that loses nothing.
         _ => Ok(Action::Nothing),
     }
+}
+
+/// Returns whether a model lacks a blob because of it.
+fn is_lost(problem: &Problem) -> bool {
+    matches!(
+        problem,
+        Problem::BlobMissing | Problem::BlobCorrupt { .. } | Problem::BlobUnreadable { .. }
+    )
 }
 
 /// Returns whether a blob that was found corrupt has been replaced meanwhile by an upload.

@@ -18,7 +18,7 @@ use crate::import::{self, ImportOptions};
 use crate::layout::Layout;
 use crate::lease::{Lease, LeaseTable};
 use crate::linked::Linked;
-use crate::list::{self, BlobLooks, ListEntry, ManifestCache};
+use crate::list::{self, BlobLooks, ListEntry, ManifestCache, Suspects};
 use crate::lock::StoreLock;
 use crate::manifest::{self, MANIFEST_BYTES_MAX, Manifest};
 use crate::name::ModelName;
@@ -69,6 +69,7 @@ pub(crate) struct Inner {
     lock: Option<StoreLock>,
     pub(crate) leases: Arc<LeaseTable>,
     pub(crate) linked: Linked,
+    pub(crate) suspects: Suspects,
     /// Held while manifests change and while gc decides and removes: what gc reads stays true until it is done.
     names: Mutex<()>,
     pub(crate) generation: Generation,
@@ -128,6 +129,7 @@ impl Registry {
         }
         let inner = Inner {
             linked: Linked::open(&layout),
+            suspects: Suspects::default(),
             layout,
             lock,
             leases: Arc::default(),
@@ -283,10 +285,10 @@ impl Registry {
         let name = self.on_disk(&path).unwrap_or_else(|| name.clone());
         let damaged = |damage: Damage| RegistryError::Damaged {
             name: name.to_string(),
-            damage,
+            damage: Box::new(damage),
         };
         let (manifest, digest) = manifest::read(&path).map_err(damaged)?;
-        if let Some(damage) = BlobLooks::new(&inner.layout, &inner.linked).damage(&manifest) {
+        if let Some(damage) = BlobLooks::new(inner).damage(&manifest) {
             return Err(damaged(damage));
         }
         let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
@@ -303,7 +305,7 @@ impl Registry {
     /// # Errors
     /// None today; reading a directory may fail in a future version.
     pub fn list(&self) -> Result<Vec<ListEntry>> {
-        Ok(list::list(&self.inner.layout, &self.inner.linked, &self.inner.cache))
+        Ok(list::list(&self.inner, &self.inner.cache))
     }
 
     /// Removes a model's name, then the blobs that only it named. Blobs that are leased stay until a later gc.

@@ -186,3 +186,30 @@ fn digests() {
         "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     );
 }
+
+/// Random texts from the characters that paths are made of: what is accepted is always four plain components.
+#[test]
+fn no_accepted_name_leaves_the_store() {
+    let alphabet: Vec<char> = "aZ0._-:/\\~%@\0 é".chars().collect();
+    let mut random = super::Random(0x5eed);
+    let mut accepted = 0;
+    for _ in 0..50_000 {
+        let length = random.below(12) + 1;
+        let text: String = (0..length)
+            .map(|_| alphabet[random.below(alphabet.len() as u64) as usize])
+            .collect();
+        let Ok(name) = ModelName::parse(&text) else { continue };
+        accepted += 1;
+        let path = name.relative_path();
+        let is_plain = |part: std::path::Component<'_>| matches!(part, std::path::Component::Normal(part) if part != ".." && part != ".");
+        assert!(
+            path.components().count() == 4 && path.components().all(is_plain),
+            "{text:?} became {path:?}"
+        );
+        assert_eq!(ModelName::parse(&name.display_full()).unwrap(), name);
+    }
+    assert!(
+        accepted > 100,
+        "only {accepted} names were accepted: the test is too weak"
+    );
+}
