@@ -16,6 +16,8 @@ pub enum Dtype {
     F8E5M2,
     F8E4M3,
     F8E8M0,
+    F8E4M3Fnuz,
+    F8E5M2Fnuz,
     F4,
     F6E2M3,
     F6E3M2,
@@ -33,13 +35,15 @@ pub enum Dtype {
 }
 
 /// Name, bits per element.
-const TABLE: [(Dtype, &str, usize); 20] = [
+const TABLE: [(Dtype, &str, usize); 22] = [
     (Dtype::Bool, "BOOL", 8),
     (Dtype::U8, "U8", 8),
     (Dtype::I8, "I8", 8),
     (Dtype::F8E5M2, "F8_E5M2", 8),
     (Dtype::F8E4M3, "F8_E4M3", 8),
     (Dtype::F8E8M0, "F8_E8M0", 8),
+    (Dtype::F8E4M3Fnuz, "F8_E4M3FNUZ", 8),
+    (Dtype::F8E5M2Fnuz, "F8_E5M2FNUZ", 8),
     (Dtype::F4, "F4", 4),
     (Dtype::F6E2M3, "F6_E2M3", 6),
     (Dtype::F6E3M2, "F6_E3M2", 6),
@@ -116,7 +120,15 @@ pub fn decode_f32(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>> {
         Dtype::F64 => each(bytes, |b| f64::from_le_bytes(b) as f32),
         Dtype::I64 => each(bytes, |b| i64::from_le_bytes(b) as f32),
         Dtype::U64 => each(bytes, |b| u64::from_le_bytes(b) as f32),
-        Dtype::F8E5M2 | Dtype::F8E4M3 | Dtype::F8E8M0 | Dtype::F4 | Dtype::F6E2M3 | Dtype::F6E3M2 | Dtype::C64 => {
+        Dtype::F8E5M2
+        | Dtype::F8E4M3
+        | Dtype::F8E8M0
+        | Dtype::F8E4M3Fnuz
+        | Dtype::F8E5M2Fnuz
+        | Dtype::F4
+        | Dtype::F6E2M3
+        | Dtype::F6E3M2
+        | Dtype::C64 => {
             return Err(FormatError::unsupported(
                 "tensor data",
                 format!("elements of type {} cannot be read as f32", dtype.name()),

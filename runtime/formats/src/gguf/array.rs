@@ -171,7 +171,7 @@ impl<'a> Array<'a> {
 
 /// Proves that `count` elements of at least `each` bytes fit what is left; returns their bytes.
 fn enough(cursor: &Cursor<'_>, count: u64, each: u64, what: &str) -> Result<u64> {
-    let needed = count.checked_mul(each).unwrap_or(u64::MAX);
+    let needed = count.saturating_mul(each);
     if needed <= cursor.left() as u64 {
         return Ok(needed);
     }

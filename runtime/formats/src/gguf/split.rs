@@ -81,7 +81,7 @@ pub(super) fn siblings(path: &Path) -> Option<Vec<PathBuf>> {
         return None;
     }
     let total: usize = count.parse().ok()?;
-    if total < 2 || total > PARTS_MAX {
+    if !(2..=PARTS_MAX).contains(&total) {
         return None;
     }
     Some(

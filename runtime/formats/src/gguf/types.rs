@@ -1,7 +1,7 @@
 //! The tensor types of ggml: number, name, and how many bytes hold how many elements.
 //!
 //! Source: the type list and block structs of ggml (`ggml.h`, `ggml-common.h`), confirmed against the size table of the PyPI `gguf`
-//! package 0.17 and later. That table gives Q8_1 40 bytes (two f32); ggml's struct has had two f16, so 36, since 2024. The type is
+//! package 0.19.0. That table gives Q8_1 40 bytes (two f32); ggml's struct has had two f16, so 36, since 2024. The type is
 //! never stored in files.
 
 use crate::Dtype;
@@ -146,7 +146,7 @@ impl GgmlType {
     /// Returns the bytes of a row of so many elements; nothing when the type is unknown, the blocks do not fit or it overflows.
     pub fn row_bytes(self, elements: usize) -> Option<u64> {
         let row = self.row()?;
-        if elements % row.block_elements != 0 {
+        if !elements.is_multiple_of(row.block_elements) {
             return None;
         }
         ((elements / row.block_elements) as u64).checked_mul(row.block_bytes as u64)

@@ -200,14 +200,14 @@ impl DecoderConfig {
     pub(super) fn check(&self, file: &str) -> Result<()> {
         let wrong =
             |place: &str, expected: String, found: String| Err(FormatError::malformed(file, place, expected, found));
-        if self.head_dim == 0 || self.head_dim % 2 != 0 {
+        if self.head_dim == 0 || !self.head_dim.is_multiple_of(2) {
             return wrong(
                 "the size of a head",
                 "an even number above 0".to_owned(),
                 self.head_dim.to_string(),
             );
         }
-        if self.n_kv_heads > self.n_heads || self.n_heads % self.n_kv_heads != 0 {
+        if self.n_kv_heads > self.n_heads || !self.n_heads.is_multiple_of(self.n_kv_heads) {
             return wrong(
                 "the number of key heads",
                 format!("a divisor of the {} query heads", self.n_heads),
