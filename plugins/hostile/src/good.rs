@@ -12,7 +12,8 @@ use witness_plugin_sdk::{Alternative, Diagnostic, Init, Kind, Serve, ServeEvent}
 
 use crate::mode::{Phase, panic_if_asked};
 
-/// First bytes of a model file. Lines of `key value` follow: `mode phase:deed`, `delay_ms N` (per step), `num_ctx N`.
+/// First bytes of a model file. Lines of `key value` follow: `mode phase:deed`, `delay_ms N` or `delay_us N`
+/// (per step), `num_ctx N`.
 pub const MAGIC: &str = "HOSTILE1";
 /// Most bytes of a model file that are read.
 const MODEL_BYTES_MAX: u64 = 1 << 20;
@@ -306,7 +307,8 @@ impl ModelFile {
         Ok(Self {
             bytes: metadata.len(),
             num_ctx: number("num_ctx ").unwrap_or(CONTEXT_DEFAULT),
-            delay: Duration::from_millis(number("delay_ms ").unwrap_or(0)),
+            delay: Duration::from_millis(number("delay_ms ").unwrap_or(0))
+                + Duration::from_micros(number("delay_us ").unwrap_or(0)),
         })
     }
 

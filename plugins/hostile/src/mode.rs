@@ -1,6 +1,7 @@
 //! Which deed is asked for, and when.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// When to misbehave: one per function of the plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,11 +66,18 @@ impl Phase {
 
 /// What was asked for last, as `phase:deed`. Nothing = the environment decides.
 static ASKED: Mutex<Option<String>> = Mutex::new(None);
+/// Whether anything was asked for, so that a well-behaved step costs no lock: the plugin is also a measure.
+static IS_ASKED: AtomicBool = AtomicBool::new(false);
 
 /// Returns the deed of a phase, if one is asked for.
 pub fn deed(phase: Phase) -> Option<String> {
+    static ENVIRONMENT: OnceLock<Option<String>> = OnceLock::new();
+    let environment = ENVIRONMENT.get_or_init(|| std::env::var("WITNESS_HOSTILE").ok());
+    if environment.is_none() && !IS_ASKED.load(Ordering::Relaxed) {
+        return None;
+    }
     let asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let asked = asked.or_else(|| std::env::var("WITNESS_HOSTILE").ok())?;
+    let asked = asked.or_else(|| environment.clone())?;
     let (name, deed) = asked.split_once(':')?;
     (name == phase.name()).then(|| deed.to_owned())
 }
@@ -77,6 +85,7 @@ pub fn deed(phase: Phase) -> Option<String> {
 /// Asks for a deed from here on.
 fn ask(text: &str) {
     *ASKED.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.to_owned());
+    IS_ASKED.store(true, Ordering::Relaxed);
 }
 
 /// Looks for a wish in the JSON of a request: in the text itself, and in the model files that it names.
