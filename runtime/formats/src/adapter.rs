@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The longest `adapter_config.json` that is read; known ones are below 100 KB.
-pub const CONFIG_BYTES_MAX: u64 = 4 * 1024 * 1024;
+pub const CONFIG_BYTES_MAX: u64 = 2 * 1024 * 1024;
 /// The largest rank accepted.
 pub const RANK_MAX: usize = 16_384;
 

@@ -18,8 +18,8 @@ pub use rope::{Rope, RopeScaling};
 pub use tokenizer::TokenizerConfig;
 
 /// The longest `config.json` that is read; known ones are below 100 KB.
-pub const CONFIG_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// The longest `tokenizer_config.json` and chat template that are read; known ones are below 4 MB.
-pub const TOKENIZER_CONFIG_BYTES_MAX: u64 = 8 * 1024 * 1024;
+pub const CONFIG_BYTES_MAX: u64 = 2 * 1024 * 1024;
+/// The longest `tokenizer_config.json` and chat template that are read; Gemma 3, among the longest, has 1.2 MB.
+pub const TOKENIZER_CONFIG_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// How many chat templates a model may have by name; known ones have up to four.
 pub const TEMPLATES_MAX: usize = 64;

@@ -237,14 +237,14 @@ impl PeftConfig {
         })
     }
 
-    /// Says whether the configuration names a module, as PEFT decides it: excluded ones, then names, then layers.
+    /// Says whether the configuration names a module, as PEFT decides it: excluded and replaced ones, then names, then layers.
     pub fn targets_module(&self, module: &str) -> Result<bool> {
         if let Some(excluded) = &self.excluded
             && excluded.names(&self.file, module)?
         {
             return Ok(false);
         }
-        if !self.targets.names(&self.file, module)? {
+        if self.saves_module(module) || !self.targets.names(&self.file, module)? {
             return Ok(false);
         }
         let (Some(layers), Targets::Names(names)) = (&self.layers, &self.targets) else {
@@ -261,19 +261,24 @@ impl PeftConfig {
         self.modules_to_save.iter().any(|name| is_or_contains(name, module))
     }
 
-    /// Returns the number of the layer that holds a module: the last number followed by a name, or that after `layers_pattern`.
+    /// Returns the number of the layer that holds a module: the last number with a name on both sides, or that after `layers_pattern`.
+    ///
+    /// PEFT asks for something before the name in front of the number, so `layers.0.x` has no layer and `model.layers.0.x` has.
     fn layer_of(&self, module: &str) -> Result<Option<usize>> {
-        let segments: Vec<&str> = module.split('.').collect();
-        for (index, segment) in segments.iter().enumerate().rev() {
-            let is_inside = index >= 2 && index + 1 < segments.len();
-            let Some(number) = segment.parse::<usize>().ok().filter(|_| is_inside) else {
-                continue;
-            };
-            if self.layers_pattern.is_empty() {
-                return Ok(Some(number));
-            }
-            let above = segments[index - 1];
-            for pattern in &self.layers_pattern {
+        let numbers = || {
+            let dots: Vec<usize> = module.match_indices('.').map(|(at, _)| at).collect();
+            // Pairs of neighbouring dots enclose the segments that have something on both sides, the last first.
+            let inner: Vec<(usize, usize)> = dots.windows(2).skip(1).map(|pair| (pair[0], pair[1])).rev().collect();
+            inner.into_iter().filter_map(|(start, end)| {
+                let number = module[start + 1..end].parse::<usize>().ok()?;
+                Some((&module[..start], number))
+            })
+        };
+        if self.layers_pattern.is_empty() {
+            return Ok(numbers().next().map(|(_, number)| number));
+        }
+        for pattern in &self.layers_pattern {
+            for (above, number) in numbers() {
                 if pattern.matches(&self.file, above)? {
                     return Ok(Some(number));
                 }
@@ -452,7 +457,7 @@ fn layers_pattern(fields: Fields<'_>) -> Result<Vec<Pattern>> {
     texts
         .iter()
         .filter(|text| !text.is_empty())
-        .map(|text| Pattern::whole(fields.file, KEY, text))
+        .map(|text| Pattern::whole(fields.file, KEY, &format!(".*\\.{text}")))
         .collect()
 }
 

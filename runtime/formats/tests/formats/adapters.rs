@@ -126,6 +126,7 @@ fn patterns_decide_rank_and_scale_of_each_module() {
     assert_eq!(adapter.bytes(), 4 * (32 + 32 + 32 + 16 + 16 + 8 + 128));
 }
 
+/// The expectations for names and patterns are what PEFT 0.18.1's own function answers.
 #[test]
 fn targets_are_matched_as_peft_matches_them() {
     let config =
@@ -192,6 +193,31 @@ fn targets_are_matched_as_peft_matches_them() {
             r#""target_modules": ["q_proj"], "exclude_modules": "layers""#,
             "model.layers.3.self_attn.q_proj",
             true,
+        ),
+        (
+            r#""target_modules": ["q_proj"], "layers_to_transform": [3], "layers_pattern": "model.layers""#,
+            "base.model.layers.3.self_attn.q_proj",
+            true,
+        ),
+        (
+            r#""target_modules": ["q_proj"], "layers_to_transform": [3], "layers_pattern": "model.layers""#,
+            "model.layers.3.self_attn.q_proj",
+            false,
+        ),
+        (
+            r#""target_modules": ["q_proj"], "layers_to_transform": [3]"#,
+            "layers.3.q_proj",
+            false,
+        ),
+        (
+            r#""target_modules": ["q_proj"], "layers_to_transform": [3]"#,
+            "a.7.b.3.q_proj",
+            true,
+        ),
+        (
+            r#""target_modules": "all-linear", "modules_to_save": ["mlp"]"#,
+            "model.layers.3.mlp.up_proj",
+            false,
         ),
     ];
     for (fields, module, expected) in cases {

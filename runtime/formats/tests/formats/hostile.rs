@@ -13,7 +13,7 @@ use witness_formats::{
     FileSet, FormatError,
     adapter::{Adapter, BaseShape, Heads, PeftConfig},
     gguf::{Gguf, Value, rows::RowOrder},
-    hf::{DecoderConfig, GenerationConfig, HfConfig, TokenizerConfig},
+    hf::{self, DecoderConfig, GenerationConfig, HfConfig, TokenizerConfig},
     safetensors::SafeTensors,
 };
 
@@ -293,6 +293,47 @@ fn many_patterns_cost_little() {
     );
     assert!(matches!(
         PeftConfig::parse("f", text.as_bytes()),
+        Err(FormatError::Limit { .. })
+    ));
+}
+
+/// The densest JSON, as long as each file may be, costs at most 64 times its length (72 bytes for the two of `0,`, and a growing list): the limits on length bound the memory.
+#[test]
+fn the_longest_json_stays_bounded() {
+    const DENSITY_MAX: isize = 64;
+    let filled = |start: &str, piece: &str, length: u64| {
+        let room = length as usize - start.len() - 3;
+        format!("{start}{}0]}}", piece.repeat(room / piece.len()))
+    };
+    let most = hf::CONFIG_BYTES_MAX;
+    for (start, piece) in [
+        ("{\"a\":[", "0,"),
+        ("{\"a\":[", "[],"),
+        ("{\"eos_token_id\":[", "0,"),
+        ("{\"layer_types\":[", "\"\","),
+    ] {
+        let text = filled(start, piece, most);
+        let (_, peak) = peak_of(|| {
+            HfConfig::parse("f", text.as_bytes())
+                .and_then(|config| config.decoder())
+                .is_ok()
+        });
+        assert!(peak < DENSITY_MAX * most as isize, "{start}{piece}: held {peak}");
+        let (_, peak) = peak_of(|| PeftConfig::parse("f", text.as_bytes()).is_ok());
+        assert!(peak < DENSITY_MAX * most as isize, "{start}{piece}: held {peak}");
+    }
+    let most = hf::TOKENIZER_CONFIG_BYTES_MAX;
+    let text = filled("{\"additional_special_tokens\":[", "\"\",", most);
+    let (_, peak) = peak_of(|| TokenizerConfig::parse("f", text.as_bytes()).is_ok());
+    assert!(peak < DENSITY_MAX * most as isize, "held {peak}");
+    let home = in_memory();
+    write(
+        home.path(),
+        "config.json",
+        &vec![b' '; hf::CONFIG_BYTES_MAX as usize + 1],
+    );
+    assert!(matches!(
+        HfConfig::load(&files(home.path())),
         Err(FormatError::Limit { .. })
     ));
 }
