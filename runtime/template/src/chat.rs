@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 use crate::clock::CivilTime;
 use crate::error::TemplateError;
 use crate::filters::{self, Refusal};
-use crate::{generation, go, limits, methods, python};
+use crate::{go, limits, methods, python, rewrite};
 
 const NAME: &str = "chat_template";
 
@@ -154,7 +154,7 @@ impl ChatTemplate {
             _ => Ok(out.write_str(&python::str(value)?)?),
         });
         filters::add_to(&mut environment);
-        let source = generation::replace_tags(source).unwrap_or_else(|| source.to_owned());
+        let source = rewrite::rewrite(source)?;
         environment
             .add_template_owned(NAME, source)
             .map_err(|error| syntax_error(&error))?;
@@ -194,7 +194,7 @@ impl ChatTemplate {
                 template
                     .source()
                     .get(range)
-                    .is_some_and(|source| source.starts_with(generation::FUNCTION))
+                    .is_some_and(|source| source.starts_with(rewrite::GENERATION))
             };
             let assistant = spans
                 .iter()

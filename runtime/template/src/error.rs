@@ -47,6 +47,16 @@ pub enum TemplateError {
         /// The steps granted.
         fuel: u64,
     },
+    /// A part of the source is larger than the engine can take.
+    #[error("the chat template is too complex: line {line}: more than {limit} {what}")]
+    TooComplex {
+        /// Line within the template, from 1.
+        line: usize,
+        /// What there is too much of.
+        what: &'static str,
+        /// How much is accepted.
+        limit: usize,
+    },
     /// The text or a value grew beyond a limit.
     #[error("the chat template made {what} of more than {limit}")]
     TooLarge {
@@ -65,7 +75,7 @@ impl From<TemplateError> for Diagnostic {
                 Kind::Unsupported,
                 "leave `TEMPLATE` out of the Modelfile: the model's own Jinja template is used then",
             ),
-            TemplateError::SourceTooLong { .. } | TemplateError::Syntax { .. } => (
+            TemplateError::SourceTooLong { .. } | TemplateError::Syntax { .. } | TemplateError::TooComplex { .. } => (
                 "invalid",
                 Kind::Invalid,
                 "correct the template, or give another one with `TEMPLATE` in the Modelfile",

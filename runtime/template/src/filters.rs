@@ -3,8 +3,8 @@
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State};
 
-use crate::generation;
 use crate::python::{self, JsonLayout};
+use crate::{keep, rewrite};
 
 /// Widest indentation of `tojson`, in spaces. Each line carries it once a level.
 const INDENT_MAX: i64 = 64;
@@ -17,9 +17,8 @@ pub(crate) struct Refusal(pub(crate) String);
 /// Adds everything to an environment.
 pub(crate) fn add_to(environment: &mut Environment<'_>) {
     environment.add_function("raise_exception", raise_exception);
-    environment.add_function(generation::FUNCTION, generation_block);
-    environment.add_function("cycler", minijinja_contrib::globals::cycler);
-    environment.add_function("joiner", minijinja_contrib::globals::joiner);
+    environment.add_function(rewrite::GENERATION, generation_block);
+    environment.add_function(rewrite::KEEP, keep::keep);
     environment.add_filter("tojson", to_json);
     environment.add_filter("string", |value: &Value| python::str(value));
     environment.add_filter("int", to_int);

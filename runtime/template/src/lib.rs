@@ -23,11 +23,12 @@ mod chat;
 mod clock;
 mod error;
 mod filters;
-mod generation;
 mod go;
+mod keep;
 pub mod limits;
 mod methods;
 mod python;
+mod rewrite;
 
 pub use chat::{ChatTemplate, RenderInput, Rendered};
 pub use clock::CivilTime;

@@ -15,6 +15,7 @@ pub(crate) fn call(state: &mut State, value: &Value, method: &str, arguments: &[
             "split" | "rsplit" => return split(text, method, arguments),
             "replace" => check_replace(text, arguments)?,
             "join" => return join(text, arguments),
+            "format" => check_format(text)?,
             "removeprefix" => {
                 let (prefix,): (&str,) = from_args(arguments)?;
                 return Ok(Value::from(text.strip_prefix(prefix).unwrap_or(text)));
@@ -129,6 +130,20 @@ fn check_replace(text: &str, arguments: &[Value]) -> Result<(), Error> {
         Some(n_bytes) if n_bytes <= limits::METHOD_BYTES_MAX => Ok(()),
         _ => Err(too_large()),
     }
+}
+
+/// Refuses widths and precisions of more than four digits, and those that come from another argument: either makes one number a gigabyte.
+fn check_format(text: &str) -> Result<(), Error> {
+    let mut n_digits = 0;
+    let mut is_in_field = false;
+    for c in text.replace("{{", "").replace("}}", "").chars() {
+        n_digits = if c.is_ascii_digit() { n_digits + 1 } else { 0 };
+        if is_in_field && (c == '{' || n_digits > 4) {
+            return Err(too_large());
+        }
+        is_in_field = c == '{' || (is_in_field && c != '}');
+    }
+    Ok(())
 }
 
 fn join(separator: &str, arguments: &[Value]) -> Result<Value, Error> {
