@@ -10,6 +10,7 @@ use crate::families::{self, Family};
 use crate::sentencepiece::SentencePiece;
 use crate::special::{Kinds, Specials};
 use crate::tokenizer::{Engine, Parts, Tokenizer};
+use crate::unigram::{CHARSMAP_BYTES_MAX, Spacing, Unigram};
 use crate::vocabulary::{MAX_TOKENS, TokenKind, Vocabulary, check_limit};
 use crate::wordpiece::WordPiece;
 use std::borrow::Cow;
@@ -52,6 +53,7 @@ impl Tokenizer {
         let (defaults, family) = match model {
             "llama" => (LLAMA, None),
             "bert" => (BERT, None),
+            "t5" => (T5, None),
             "gpt2" => {
                 let name = metadata.opt_str("tokenizer.ggml.pre")?;
                 let family = choose_family(name, &mut warnings);
@@ -74,6 +76,7 @@ impl Tokenizer {
         specials.complete(&mut vocabulary, Kinds::Corrected);
         let (engine, scheme) = match &family {
             Some(family) => read_bpe(metadata, &vocabulary, family, specials.unknown)?,
+            None if model == "t5" => read_unigram(metadata, &vocabulary, specials.unknown)?,
             None if model == "bert" => read_wordpiece(metadata, specials.unknown)?,
             None => {
                 let prefix = metadata.opt_bool("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
@@ -114,6 +117,17 @@ const BERT: Defaults = Defaults {
     add_bos: true,
     add_eos: false,
     add_separator: true,
+};
+
+const T5: Defaults = Defaults {
+    bos: None,
+    eos: Some(1),
+    unknown: Some(2),
+    separator: None,
+    pad: Some(0),
+    add_bos: false,
+    add_eos: true,
+    add_separator: false,
 };
 
 fn gpt2_defaults(name: &str, family: &Family) -> Defaults {
@@ -261,7 +275,29 @@ fn read_wordpiece(metadata: &Metadata, unknown: Option<u32>) -> Result<(Engine, 
         .opt_bool("tokenizer.ggml.normalizer.strip_accents")?
         .unwrap_or(lowercase);
     let engine = WordPiece::new(unknown, lowercase, strip_accents);
-    Ok((Engine::WordPiece(Box::new(engine)), marked(1)))
+    Ok((Engine::WordPiece(engine), marked(1)))
+}
+
+fn read_unigram(
+    metadata: &Metadata,
+    vocabulary: &Vocabulary,
+    unknown: Option<u32>,
+) -> Result<(Engine, Scheme), TokenizerError> {
+    let flag = |name: &str| metadata.opt_bool(&format!("tokenizer.ggml.{name}"));
+    let spacing = Spacing {
+        prefix: flag("add_space_prefix")?.unwrap_or(true),
+        collapse: flag("remove_extra_whitespaces")?.unwrap_or(false),
+    };
+    let charsmap = match metadata.opt_array("tokenizer.ggml.precompiled_charsmap")? {
+        Some(array) => {
+            check_limit("length of its character map in bytes", array.len(), CHARSMAP_BYTES_MAX)?;
+            // The map is bytes, which some converters write as signed ones.
+            array.i64s()?.into_iter().map(|byte| byte as u8).collect()
+        }
+        None => Vec::new(),
+    };
+    let engine = Unigram::new(vocabulary, unknown, spacing, &charsmap)?;
+    Ok((Engine::Unigram(Box::new(engine)), marked(usize::from(spacing.prefix))))
 }
 
 fn marked(leading: usize) -> Scheme {

@@ -3,7 +3,7 @@
 //! What: [`Tokenizer`] loads a Hugging Face directory or the vocabulary inside a GGUF file, encodes text, and decodes tokens one at a
 //! time without ever cutting a character. What not: no chat templates, no sampling, no network; it reads bytes that it is given.
 //!
-//! Layout: [`Tokenizer`] joins an engine (`bpe`, `sentencepiece`, `wordpiece`, or the `tokenizers` crate behind `hf`), a `vocabulary`,
+//! Layout: [`Tokenizer`] joins an engine (`bpe`, `sentencepiece`, `unigram`, `wordpiece`, or the `tokenizers` crate behind `hf`), a `vocabulary`,
 //! the set of `special` tokens and a way to `decode`. `gguf` and `hf` load; `families` and `split` cut text into words.
 //!
 //! **Invariant:** any file gives a tokenizer or an error, any text gives tokens or an error: no panic, no work beyond
@@ -27,6 +27,7 @@ mod hf;
 
 mod bpe;
 mod sentencepiece;
+mod unigram;
 mod wordpiece;
 
 mod families;

@@ -25,7 +25,7 @@ pub(crate) struct SentencePiece {
 }
 
 /// How a space is written.
-const MARKER: &str = "▁";
+pub(crate) const MARKER: &str = "▁";
 
 #[derive(Clone, Copy, Debug)]
 struct Symbol {
@@ -68,15 +68,11 @@ impl SentencePiece {
                     .or_else(|| vocabulary.id(&[byte]))
             })
             .collect();
-        let by_words = (0..vocabulary.len() as u32).all(|id| {
-            let text = vocabulary.text(id).trim_start_matches(MARKER);
-            !text.contains(MARKER)
-        });
         Self {
             byte_tokens,
             unknown,
             add_space_prefix,
-            by_words,
+            by_words: never_crosses_words(vocabulary),
             cache: WordCache::default(),
         }
     }
@@ -120,8 +116,13 @@ impl SentencePiece {
     }
 }
 
+/// Says whether no token holds a space after another character, so that words can be worked out one by one.
+pub(crate) fn never_crosses_words(vocabulary: &Vocabulary) -> bool {
+    (0..vocabulary.len() as u32).all(|id| !vocabulary.text(id).trim_start_matches(MARKER).contains(MARKER))
+}
+
 /// Returns the spaces that `text` begins with and the word after them.
-fn first_word(text: &str) -> &str {
+pub(crate) fn first_word(text: &str) -> &str {
     let spaces = text.len() - text.trim_start_matches(MARKER).len();
     let word = text[spaces..].find(MARKER).unwrap_or(text.len() - spaces);
     &text[..spaces + word]

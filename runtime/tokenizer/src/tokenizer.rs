@@ -7,6 +7,7 @@ use crate::hf::HfEngine;
 use crate::sentencepiece::SentencePiece;
 use crate::special::Specials;
 use crate::trie::{Entry, Fragment, Trie};
+use crate::unigram::Unigram;
 use crate::vocabulary::{TokenKind, Vocabulary};
 use crate::wordpiece::WordPiece;
 use std::collections::{BTreeSet, HashMap};
@@ -29,7 +30,8 @@ pub struct Encode {
 pub(crate) enum Engine {
     Bpe(Box<Bpe>),
     SentencePiece(SentencePiece),
-    WordPiece(Box<WordPiece>),
+    Unigram(Box<Unigram>),
+    WordPiece(WordPiece),
     Hf(Box<HfEngine>),
 }
 
@@ -156,6 +158,7 @@ impl Tokenizer {
             match &self.shared.engine {
                 Engine::Bpe(bpe) => bpe.encode(vocabulary, &text[range], out)?,
                 Engine::SentencePiece(pieces) => pieces.encode(vocabulary, &text[range], after_special, out),
+                Engine::Unigram(unigram) => unigram.encode(vocabulary, &text[range], out)?,
                 Engine::WordPiece(pieces) => pieces.encode(vocabulary, &text[range], out),
                 Engine::Hf(_) => {}
             }

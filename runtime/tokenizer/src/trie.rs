@@ -132,6 +132,23 @@ impl Trie {
         best
     }
 
+    /// Calls `found` with every token that `bytes` begins with, shortest first, and its length.
+    pub(crate) fn prefixes(&self, bytes: &[u8], mut found: impl FnMut(Entry, usize)) {
+        let Some((first, rest)) = bytes.split_first() else {
+            return;
+        };
+        let mut at = self.first[usize::from(*first)];
+        let mut rest = rest.iter();
+        let mut len = 1;
+        while at != NONE {
+            if let Some(entry) = self.nodes[at as usize].accept {
+                found(entry, len);
+            }
+            at = rest.next().and_then(|byte| self.child(at, *byte)).unwrap_or(NONE);
+            len += 1;
+        }
+    }
+
     fn child(&self, parent: u32, byte: u8) -> Option<u32> {
         let mut at = self.nodes[parent as usize].child;
         while at != NONE {

@@ -181,3 +181,54 @@ fn text_comes_back_whole() {
         }
     }
 }
+
+/// There are no vectors of a unigram vocabulary, so the crate's own unigram model over the same tokens and scores is the reference.
+#[test]
+fn a_unigram_vocabulary_gives_the_tokens_of_the_crate() {
+    let Some(file) = shared("tokenizers/ggml-vocab/ggml-vocab-nomic-bert-moe.gguf") else {
+        return;
+    };
+    let gguf = Gguf::open_file(&file).unwrap();
+    let ours = Tokenizer::from_gguf(&gguf).unwrap();
+    let metadata = gguf.metadata();
+    let texts = metadata.array("tokenizer.ggml.tokens").unwrap().strings().unwrap();
+    let scores = metadata.array("tokenizer.ggml.scores").unwrap().f32s().unwrap();
+    let map = metadata
+        .array("tokenizer.ggml.precompiled_charsmap")
+        .unwrap()
+        .i64s()
+        .unwrap();
+    let map: Vec<u8> = map.into_iter().map(|byte| byte as u8).collect();
+    let pieces = texts
+        .iter()
+        .zip(scores)
+        .map(|(text, score)| ((*text).to_owned(), f64::from(score)))
+        .collect();
+    let model = tokenizers::models::unigram::Unigram::from(pieces, Some(3), false).unwrap();
+    let mut theirs = tokenizers::Tokenizer::new(model);
+    theirs
+        .with_normalizer(Some(tokenizers::normalizers::Precompiled::from(&map).unwrap()))
+        .unwrap();
+    let pre = serde_json::json!({"type": "Sequence", "pretokenizers": [
+        {"type": "WhitespaceSplit"}, {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true}]});
+    theirs.with_pre_tokenizer(Some(
+        serde_json::from_value::<tokenizers::PreTokenizerWrapper>(pre).unwrap(),
+    ));
+    let Some(corpus) = shared("corpora/war-and-peace.txt") else {
+        return;
+    };
+    let corpus: String = fs::read_to_string(corpus).unwrap().chars().take(100_000).collect();
+    let odd = " It's  12345\tété e\u{301} 你好，世界。 ﬁne ①  ends ";
+    for text in [corpus.as_str(), odd, "", " ", "a"] {
+        let wanted = theirs.encode(text, false).unwrap();
+        let found = ours.encode(text, Encode::default()).unwrap();
+        let differs = found.iter().zip(wanted.get_ids()).position(|(a, b)| a != b);
+        assert!(found == wanted.get_ids(), "{:?}: at {differs:?}", text.get(..40));
+    }
+    assert_eq!(ours.encode("hi", WHOLE).unwrap().first(), Some(&0));
+    assert_eq!(ours.encode("hi", WHOLE).unwrap().last(), Some(&2));
+    assert_eq!(
+        ours.decode(&ours.encode("Hello world", WHOLE).unwrap(), true),
+        "Hello world"
+    );
+}

@@ -145,10 +145,15 @@ fn check_charsmap(part: &'static str, map: &str) -> Result<(), TokenizerError> {
         bits = bits << 6 | u64::from(digit);
     }
     let announced = u64::from(((bits >> 4) as u32).swap_bytes());
-    if map.len() < 8 || announced + 4 > (map.len() as u64) / 4 * 3 {
+    check_charsmap_table(part, announced, (map.len() as u64) / 4 * 3)
+}
+
+/// Shows that a table of `announced` bytes, and its four bytes of length, are inside a character map.
+pub(crate) fn check_charsmap_table(part: &'static str, announced: u64, bytes: u64) -> Result<(), TokenizerError> {
+    if announced.saturating_add(4) > bytes {
         return Err(TokenizerError::damaged(
             part,
-            format!("a character map announces a table of {announced} bytes and is shorter"),
+            format!("a character map of {bytes} bytes announces a table of {announced}"),
         ));
     }
     Ok(())

@@ -11,6 +11,8 @@ mod config;
 mod decoder;
 mod file;
 
+pub(crate) use components::check_charsmap_table;
+
 use crate::decode::Scheme;
 use crate::error::TokenizerError;
 use crate::special::{Kinds, Specials};
@@ -76,7 +78,7 @@ impl HfEngine {
 }
 
 /// Runs foreign code and turns its panic into a message.
-fn fenced<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn fenced<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
         let message = panic
             .downcast_ref::<String>()
