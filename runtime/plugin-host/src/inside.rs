@@ -7,6 +7,7 @@
 //! Uses no async runtime: a blocking read and a blocking write are all it needs. Whatever the plugin does to this process (close the
 //! socket, write to it, crash, fork, exit), the host sees it from outside.
 
+mod descriptor;
 mod elf;
 mod events;
 mod isa;

@@ -99,7 +99,10 @@ impl Watch {
                     Ok(0) | Err(_) => break self.after_hang_up(&mut exit).await,
                     Ok(_) => {
                         if let Err(error) = self.take_frames(&mut buffer) {
-                            self.connection.end(Cause::Garbage(error));
+                            // What a worker writes on its way out does not matter: whoever told it to stop sets the limit.
+                            if !self.connection.state().is_stopping {
+                                self.connection.end(Cause::Garbage(error));
+                            }
                             break (&mut exit).await.ok();
                         }
                         buffer.reserve(READ_BYTES);

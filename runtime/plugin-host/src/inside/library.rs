@@ -12,17 +12,14 @@ use witness_plugin_abi::{
 };
 use witness_plugin_protocol::{Descriptor, Diagnostic, Kind, PROTOCOL_VERSION, Role};
 
+use super::descriptor;
 use super::link::Link;
 use crate::frame::{Operation, PAYLOAD_BYTES_MAX};
 
-/// Longest descriptor. Ours has under 1 KiB.
-const DESCRIPTOR_BYTES_MAX: usize = 1 << 20;
 /// Longest reply of a call, so that it fits a frame with its header.
 const REPLY_BYTES_MAX: usize = PAYLOAD_BYTES_MAX - 1024;
 /// Largest `struct_size` that is believed; ours have a hundred bytes.
 const TABLE_BYTES_MAX: usize = 1 << 16;
-/// Longest name and version in a descriptor.
-const NAME_BYTES_MAX: usize = 64;
 
 /// A plugin that was opened and whose tables are whole.
 pub(super) struct Library {
@@ -57,7 +54,7 @@ impl Library {
         // SAFETY: the symbol has the entry's name, whose type the ABI fixes; a library that lies about it costs this process only.
         let plugin = unsafe { entry() };
         let plugin = read_plugin(path, plugin)?;
-        let descriptor = read_descriptor(path, plugin)?;
+        let descriptor = descriptor::read(path, plugin)?;
         let serve = role_table(path, &descriptor, Role::Serve, plugin.serve, SERVE_FUNCTIONS)?;
         role_table(path, &descriptor, Role::Train, plugin.train, JOB_FUNCTIONS)?;
         role_table(path, &descriptor, Role::Quantize, plugin.quantize, JOB_FUNCTIONS)?;
@@ -357,77 +354,8 @@ fn whole(
     Ok(())
 }
 
-/// Reads and checks the descriptor.
-fn read_descriptor(path: &Path, plugin: &Plugin) -> Result<Descriptor, Box<Diagnostic>> {
-    let Slice { ptr, len } = plugin.descriptor;
-    if ptr.is_null() || len == 0 {
-        return Err(malformed(path, "it has no descriptor"));
-    }
-    if len > DESCRIPTOR_BYTES_MAX {
-        return Err(malformed(
-            path,
-            &format!("its descriptor has {len} bytes, and {DESCRIPTOR_BYTES_MAX} are allowed"),
-        ));
-    }
-    // SAFETY: not null, and static bytes of this length by contract; if that is a lie, this process is lost and no other.
-    let bytes = unsafe { std::slice::from_raw_parts(ptr, len) };
-    let value: Value = serde_json::from_slice(bytes)
-        .map_err(|error| malformed(path, &format!("its descriptor is not JSON: {error}")))?;
-    if let Some(spoken) = value.get("protocol").and_then(Value::as_u64)
-        && spoken != u64::from(PROTOCOL_VERSION)
-    {
-        return Err(Box::new(
-            Diagnostic::new(
-                "witness::plugin::protocol_mismatch",
-                Kind::Unsupported,
-                format!(
-                    "plugin `{}` speaks message version {spoken}, and this program version {PROTOCOL_VERSION}",
-                    path.display()
-                ),
-            )
-            .hint("use a build of the plugin for this version of witness"),
-        ));
-    }
-    let descriptor: Descriptor = serde_json::from_value(value)
-        .map_err(|error| malformed(path, &format!("its descriptor is not as it should be: {error}")))?;
-    match fault_of(&descriptor) {
-        Some(fault) => Err(malformed(path, &fault)),
-        None => Ok(descriptor),
-    }
-}
-
-/// Returns what is wrong with the values of a descriptor.
-fn fault_of(descriptor: &Descriptor) -> Option<String> {
-    let name = descriptor.name.as_bytes();
-    let is_name = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'-';
-    if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.iter().all(is_name) {
-        return Some(format!(
-            "its name {:?} is not 1 to {NAME_BYTES_MAX} of the characters a-z, 0-9 and -",
-            descriptor.name
-        ));
-    }
-    if descriptor.version.is_empty() || descriptor.version.len() > NAME_BYTES_MAX {
-        return Some(format!("its version has {} bytes", descriptor.version.len()));
-    }
-    if descriptor.roles.is_empty() {
-        return Some("it claims no role".to_owned());
-    }
-    descriptor.formats.iter().find_map(|rule| {
-        let magic = rule.magic_hex.as_deref();
-        let is_hex = |hex: &str| {
-            hex.len().is_multiple_of(2) && !hex.is_empty() && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
-        };
-        if magic.is_none() && rule.suffix.is_none() {
-            Some(format!("its format `{}` has neither magic nor suffix", rule.name))
-        } else if magic.is_some_and(|hex| !is_hex(hex)) {
-            Some(format!("the magic of its format `{}` is not hex", rule.name))
-        } else {
-            None
-        }
-    })
-}
-
-fn malformed(path: &Path, fault: &str) -> Box<Diagnostic> {
+/// Returns the refusal of a library whose tables or descriptor break the rules.
+pub(super) fn malformed(path: &Path, fault: &str) -> Box<Diagnostic> {
     Box::new(
         Diagnostic::new(
             "witness::plugin::malformed",

@@ -9,6 +9,7 @@
 mod basics;
 mod c_plugin;
 mod matrix;
+mod orphans;
 mod restart;
 mod stage;
 mod trust;
@@ -41,8 +42,10 @@ fn case<F: Future<Output = ()> + Send + 'static>(
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|first| first == "worker") {
-        return witness_plugin_host::worker_main(arguments);
+    match arguments.next() {
+        Some(first) if first == "worker" => return witness_plugin_host::worker_main(arguments),
+        Some(first) if first == orphans::PARENT => return orphans::parent(arguments.next()),
+        _ => {}
     }
     let filters: Vec<String> = std::env::args()
         .skip(1)
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         trust::cases(),
         restart::cases(),
         c_plugin::cases(),
+        orphans::cases(),
         matrix::cases(),
     ];
     let cases: Vec<Case> = all
