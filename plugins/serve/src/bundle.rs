@@ -1,6 +1,7 @@
 //! The files of a model, opened and recognised; what differs between the two formats is decided here and nowhere else in this plugin.
 
 use std::io::Read;
+use std::path::PathBuf;
 
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_formats::FileSet;
@@ -22,7 +23,7 @@ const PLAIN_TEMPLATE: &str =
 /// Opened files of one model.
 pub(crate) enum Bundle {
     /// A GGUF file or its parts.
-    Gguf(Gguf),
+    Gguf { gguf: Gguf, parts: Vec<PathBuf> },
     /// A Hugging Face directory.
     Hf {
         files: FileSet,
@@ -53,7 +54,10 @@ impl Bundle {
             .map(|file| file.path.clone())
             .collect();
         if !parts.is_empty() {
-            return Ok(Bundle::Gguf(Gguf::open(&parts)?));
+            return Ok(Bundle::Gguf {
+                gguf: Gguf::open(&parts)?,
+                parts,
+            });
         }
         let files = file_set(files, "model")?;
         if files.get("config.json").is_none() {
@@ -76,7 +80,7 @@ impl Bundle {
     /// Returns `gguf` or `safetensors`.
     pub(crate) fn format(&self) -> &'static str {
         match self {
-            Bundle::Gguf(_) => "gguf",
+            Bundle::Gguf { .. } => "gguf",
             Bundle::Hf { .. } => "safetensors",
         }
     }
@@ -84,7 +88,7 @@ impl Bundle {
     /// Returns the architecture as the file names it.
     pub(crate) fn architecture(&self) -> Result<String, Diagnostic> {
         Ok(match self {
-            Bundle::Gguf(gguf) => gguf.architecture()?.to_owned(),
+            Bundle::Gguf { gguf, .. } => gguf.architecture()?.to_owned(),
             Bundle::Hf { config, .. } => config.model_type.clone(),
         })
     }
@@ -92,7 +96,7 @@ impl Bundle {
     /// Returns the configuration of the decoder graph.
     pub(crate) fn config(&self) -> Result<Config, Diagnostic> {
         Ok(match self {
-            Bundle::Gguf(gguf) => config_of_gguf(gguf)?,
+            Bundle::Gguf { gguf, .. } => config_of_gguf(gguf)?,
             Bundle::Hf { config, .. } => config_of_hf(config)?,
         })
     }
@@ -100,7 +104,7 @@ impl Bundle {
     /// Checks every tensor against the configuration, reading none.
     pub(crate) fn check(&self, config: &Config) -> Result<(), Diagnostic> {
         match self {
-            Bundle::Gguf(gguf) => witness_model::load::check(config, &GgufSource::new(gguf)?)?,
+            Bundle::Gguf { gguf, .. } => witness_model::load::check(config, &GgufSource::new(gguf)?)?,
             Bundle::Hf { tensors, .. } => witness_model::load::check(config, &HfSource::new(tensors))?,
         };
         Ok(())
@@ -109,7 +113,7 @@ impl Bundle {
     /// Reads the weights.
     pub(crate) fn load(&self, config: Config) -> Result<Model, Diagnostic> {
         Ok(match self {
-            Bundle::Gguf(gguf) => Model::load(config, &GgufSource::new(gguf)?)?,
+            Bundle::Gguf { gguf, .. } => Model::load(config, &GgufSource::new(gguf)?)?,
             Bundle::Hf { tensors, .. } => Model::load(config, &HfSource::new(tensors))?,
         })
     }
@@ -117,7 +121,7 @@ impl Bundle {
     /// Reads the tokenizer, with the ends that the model's own files add.
     pub(crate) fn tokenizer(&self) -> Result<Tokenizer, Diagnostic> {
         Ok(match self {
-            Bundle::Gguf(gguf) => Tokenizer::from_gguf(gguf)?,
+            Bundle::Gguf { gguf, .. } => Tokenizer::from_gguf(gguf)?,
             Bundle::Hf {
                 files,
                 config,
@@ -139,7 +143,7 @@ impl Bundle {
     /// Returns the model's own chat template.
     pub(crate) fn chat_template(&self) -> Result<Option<String>, Diagnostic> {
         Ok(match self {
-            Bundle::Gguf(gguf) => gguf.metadata().opt_str("tokenizer.chat_template")?.map(str::to_owned),
+            Bundle::Gguf { gguf, .. } => gguf.metadata().opt_str("tokenizer.chat_template")?.map(str::to_owned),
             Bundle::Hf { tokenizer_config, .. } => tokenizer_config.chat_template.clone(),
         })
     }

@@ -12,7 +12,7 @@ pub(crate) enum State {
     /// Of our graph: can be cut back and kept for the next request.
     Graph(KvCache),
     /// Of candle-transformers: grows only.
-    Foreign(Box<dyn ForeignState>),
+    Foreign(ForeignState),
 }
 
 /// One sequence's part of a batch.
@@ -30,7 +30,7 @@ pub(crate) type Rows = Vec<Vec<f32>>;
 pub(crate) trait Engine: Send {
     /// Makes the state of a new sequence of up to `capacity_tokens`.
     fn new_state(&self, capacity_tokens: usize) -> State;
-    /// Runs a batch; returns the rows asked for, sequence by sequence. On an error no state has grown.
+    /// Runs a batch; returns the rows asked for, sequence by sequence. After an error the states are of no use.
     fn forward(&mut self, batch: &mut [Advance<'_>]) -> Result<Vec<Rows>, Diagnostic>;
     /// Returns our graph, when this is it: only it takes adapters.
     fn graph(&self) -> Option<&Model>;

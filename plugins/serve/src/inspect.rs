@@ -46,7 +46,7 @@ pub(crate) fn common(bundle: &Bundle) -> Result<ModelInfo, Diagnostic> {
         ..ModelInfo::default()
     };
     match bundle {
-        Bundle::Gguf(gguf) => {
+        Bundle::Gguf { gguf, .. } => {
             info.name = gguf.metadata().opt_str("general.name")?.unwrap_or_default().to_owned();
             info.parameter_count = gguf.parameter_count();
             info.quantization = gguf.file_type();

@@ -11,7 +11,8 @@ use witness_plugin_sdk::{Init, Level, Serve, ServeEvent, log};
 use witness_template::ChatTemplate;
 
 use crate::bundle::{Bundle, plain_template};
-use crate::engine::GraphEngine;
+use crate::engine::{Engine, GraphEngine};
+use crate::foreign;
 use crate::inspect;
 use crate::model::{Loaded, Parts};
 
@@ -64,12 +65,13 @@ impl Serve for CpuServe {
         let info = inspect::model_info(&bundle)?;
         let options = request.options;
         let tokenizer = bundle.tokenizer()?;
-        let config = bundle.config()?;
-        let positions_max = config
-            .rope
-            .positions_max()
-            .map_or(info.context_length, |max| max as u64);
-        let num_ctx = context(options.num_ctx, positions_max)?;
+        // A model that our graph refuses has been found to be of another family by now, or there would be no facts about it.
+        let config = bundle.config().ok();
+        let positions_max = config.as_ref().and_then(|config| config.rope.positions_max());
+        let num_ctx = context(
+            options.num_ctx,
+            positions_max.map_or(info.context_length, |max| max as u64),
+        )?;
         let num_parallel = at_most("num_parallel", options.num_parallel.unwrap_or(1), NUM_PARALLEL_MAX)?;
         let threads = options
             .num_thread
@@ -92,24 +94,24 @@ impl Serve for CpuServe {
             }
             None => ChatTemplate::compile(plain_template())?,
         };
-        let model = Arc::new(bundle.load(config)?);
+        let engine: Box<dyn Engine> = match config {
+            Some(config) => Box::new(GraphEngine {
+                model: Arc::new(bundle.load(config)?),
+            }),
+            None => foreign::load(&bundle, &info, num_ctx)?,
+        };
         self.loads += 1;
-        if tokenizer.vocab_size() > model.config().vocab_size {
+        if let Some(without @ 1..) = tokenizer.vocab_size().checked_sub(engine.vocab_size()) {
             log(
                 Level::Warn,
-                &format!(
-                    "{} tokens of the tokenizer have no embedding",
-                    tokenizer.vocab_size() - model.config().vocab_size
-                ),
+                &format!("{without} tokens of the tokenizer have no embedding"),
             );
         }
-        let resident_bytes = model.bytes();
         let reply = LoadReply {
             info: info.clone(),
-            resident_bytes,
+            resident_bytes: engine.bytes(),
             num_ctx: num_ctx as u64,
         };
-        let engine = Box::new(GraphEngine { model });
         Ok((
             Loaded::new(Parts {
                 engine,

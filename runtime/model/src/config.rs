@@ -153,7 +153,7 @@ impl Config {
                 format!("a multiple of the {n_kv_heads} key-value heads"),
             ));
         }
-        if !(norm_epsilon.is_finite() && norm_epsilon >= 0.0 && norm_epsilon < 1.0) {
+        if !((0.0..1.0).contains(&norm_epsilon)) {
             return Err(ModelError::config("norm epsilon", norm_epsilon, "0 to 1"));
         }
         rope.frequencies(head_dim)?;

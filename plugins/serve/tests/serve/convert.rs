@@ -85,7 +85,7 @@ pub(crate) fn model(directory: &Path, pre: &str, path: &Path) {
     write(writer, &entries, path);
 }
 
-fn vocabulary(writer: &mut Writer, files: &FileSet, vocab_size: usize, pre: &str) {
+pub(crate) fn vocabulary(writer: &mut Writer, files: &FileSet, vocab_size: usize, pre: &str) {
     let text = files.read_text("tokenizer.json", 1 << 24).unwrap();
     let tokenizer: Value = serde_json::from_str(&text).unwrap();
     let mut tokens = vec![(String::new(), 5i32); vocab_size];

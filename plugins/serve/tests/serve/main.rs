@@ -7,6 +7,7 @@ mod support;
 mod tiny;
 
 mod adapters;
+mod foreign;
 mod gguf;
 mod hostile;
 mod oracle;

@@ -44,7 +44,7 @@ fn random(seed: u64) -> impl FnMut(f32) -> f32 {
 }
 
 /// Writes tensors of random numbers; `scale(name, shape)` says how large.
-fn weights(path: &Path, tensors: &[(String, Vec<usize>)], seed: u64, scale: impl Fn(&str) -> f32) {
+pub(crate) fn weights(path: &Path, tensors: &[(String, Vec<usize>)], seed: u64, scale: impl Fn(&str) -> f32) {
     let mut tensors = tensors.to_vec();
     tensors.sort();
     let mut writer = Writer::new();
