@@ -217,3 +217,52 @@ pub(crate) fn excerpt(text: &str) -> String {
     }
     shown
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use witness_diagnostics::render;
+
+    /// Each variant reaches a person with a code of its own, what was found, and a way out.
+    #[test]
+    fn every_error_has_a_code_a_kind_and_a_hint() {
+        let not_found = || io::Error::new(io::ErrorKind::NotFound, "no such file");
+        let cases = [
+            (FormatError::io("a", "open", not_found()), Kind::NotFound),
+            (FormatError::io("a", "map", io::Error::other("x")), Kind::Environment),
+            (FormatError::missing("a", "tensor `t`"), Kind::Invalid),
+            (
+                FormatError::malformed("a", "offset 0", "`GGUF`", "`<!DO`"),
+                Kind::Invalid,
+            ),
+            (FormatError::limit("a", "the number of tensors", 9, 8), Kind::Invalid),
+            (
+                FormatError::unsupported("a", "it is big-endian", "convert it"),
+                Kind::Unsupported,
+            ),
+            (
+                FormatError::Pickle {
+                    file: "a.bin".to_owned(),
+                },
+                Kind::Unsupported,
+            ),
+        ];
+        for (error, kind) in cases {
+            let code = error.code();
+            let diagnostic = Diagnostic::from(error);
+            assert_eq!((diagnostic.kind, diagnostic.code.as_str()), (kind, code));
+            assert!(!diagnostic.hints.is_empty(), "{code}");
+        }
+        let error = FormatError::malformed("m.gguf", "offset 0", "`GGUF`", "`<!DO`");
+        assert_eq!(
+            render(&error.into(), false),
+            "error[witness::formats::malformed]: `m.gguf` is not well formed at offset 0: expected `GGUF`, found `<!DO`\n  hint: the file is damaged or was written by a faulty tool; fetch or export it again\n"
+        );
+    }
+
+    #[test]
+    fn text_from_a_file_is_shortened_and_escaped() {
+        assert_eq!(excerpt("a\u{1b}[31m\n"), "a\\u{1b}[31m\\n");
+        assert_eq!(excerpt(&"x".repeat(200)).len(), 83);
+    }
+}
