@@ -56,13 +56,14 @@ pub(crate) async fn run(app: Arc<App>, order: Order, lines: Lines) -> Result<Pro
         })?;
         let (config, _lease) = layers::put(&registry, witness_registry::media::CONFIG, &bytes, &mut say)?;
         say("writing manifest".into());
+        let manifest = Manifest::new(config, layers.layers);
         registry
-            .write_manifest(&order.name, &Manifest::new(config, layers.layers))
+            .write_manifest(&order.name, &manifest)
             .map_err(Diagnostic::from)?;
-        Ok::<_, Diagnostic>(order)
+        Ok::<_, Diagnostic>((order, manifest.digests()))
     });
     tokio::pin!(writing);
-    let order = loop {
+    let (order, named) = loop {
         tokio::select! {
             Some(text) = told_lines.recv() => say(&lines, text).await,
             result = &mut writing => break result?,
@@ -71,6 +72,7 @@ pub(crate) async fn run(app: Arc<App>, order: Order, lines: Lines) -> Result<Pro
     while let Ok(text) = told_lines.try_recv() {
         say(&lines, text).await;
     }
+    app.library.named(&named);
     tracing::info!(model = %order.name, adapters = order.adapters.len(), "created");
     Ok(Progress::status("success"))
 }

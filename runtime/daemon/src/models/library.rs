@@ -1,7 +1,7 @@
 //! The store as the routes see it: stored models by name, the listing as bytes, facts about bases. Everything is cached by the
 //! store's change stamp, so that a request costs no file access while nothing changes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -35,7 +35,7 @@ struct Cache {
     /// Facts about bases whose config holds none, by base key. True for ever: the files are immutable.
     inspected: HashMap<String, Arc<ModelInfo>>,
     /// Blobs that were uploaded or asked for and that no model may name yet.
-    uploads: VecDeque<(Instant, Lease)>,
+    uploads: VecDeque<(Instant, Digest, Lease)>,
 }
 
 impl Library {
@@ -197,19 +197,24 @@ impl Library {
         self.engine.inspect(&InspectRequest { model, adapters }).await
     }
 
-    /// Keeps blobs from the collector for a while, because a client is about to make a model of them.
-    pub(crate) fn expect(&self, now: Instant, digests: Vec<Digest>) {
-        let lease = self.registry.lease(&digests);
+    /// Keeps a blob from the collector for a while, because a client is about to make a model of it.
+    pub(crate) fn expect(&self, now: Instant, digest: Digest) {
+        let lease = self.registry.lease(&[digest]);
         let mut cache = self.cache();
         while cache.uploads.len() >= UPLOAD_LEASES_MAX
             || cache
                 .uploads
                 .front()
-                .is_some_and(|(since, _)| now.duration_since(*since) > UPLOAD_LEASE)
+                .is_some_and(|(since, _, _)| now.duration_since(*since) > UPLOAD_LEASE)
         {
             cache.uploads.pop_front();
         }
-        cache.uploads.push_back((now, lease));
+        cache.uploads.push_back((now, digest, lease));
+    }
+
+    /// Lets go of blobs that a manifest names by now: from here on they live as long as it does.
+    pub(crate) fn named(&self, digests: &BTreeSet<Digest>) {
+        self.cache().uploads.retain(|(_, digest, _)| !digests.contains(digest));
     }
 }
 

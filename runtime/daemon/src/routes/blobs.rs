@@ -34,7 +34,7 @@ pub(super) async fn head(State(app): State<Arc<App>>, Path(digest): Path<String>
         .into());
     }
     // Whoever asks is about to make a model of it and will not send it again.
-    app.library.expect(Instant::now(), vec![digest]);
+    app.library.expect(Instant::now(), digest);
     Ok(status(StatusCode::OK))
 }
 
@@ -43,7 +43,7 @@ pub(super) async fn upload(State(app): State<Arc<App>>, Path(digest): Path<Strin
     let registry = app.library.registry.clone();
     let probe = registry.clone();
     if blocking(move || Ok::<_, Diagnostic>(probe.has_blob(&digest).is_some())).await? {
-        app.library.expect(Instant::now(), vec![digest]);
+        app.library.expect(Instant::now(), digest);
         return Ok(status(StatusCode::OK));
     }
     let size_hint = content_length(&request);
@@ -67,7 +67,7 @@ pub(super) async fn upload(State(app): State<Arc<App>>, Path(digest): Path<Strin
         (Err(failure), _) => Err(failure),
         (Ok(()), Err(error)) => Err(Diagnostic::from(error).into()),
         (Ok(()), Ok(blob)) => {
-            app.library.expect(Instant::now(), vec![blob.digest]);
+            app.library.expect(Instant::now(), blob.digest);
             Ok(status(StatusCode::CREATED))
         }
     }

@@ -137,7 +137,7 @@ pub(super) async fn import(
             cancel: Some(&cancel),
         };
         let blob = library.registry.import_file(&path, options).map_err(Diagnostic::from)?;
-        library.expect(std::time::Instant::now(), vec![blob.digest]);
+        library.expect(std::time::Instant::now(), blob.digest);
         Ok(ImportProgress {
             status: "success".into(),
             completed: blob.size,
