@@ -1,0 +1,87 @@
+//! Progress bars and spinners on standard error; nothing at all when that is no terminal, except one line per step.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// How often a spinner turns.
+const TICK: Duration = Duration::from_millis(80);
+
+/// The bars of one command.
+pub(crate) struct Bars {
+    bars: MultiProgress,
+    is_terminal: bool,
+}
+
+impl Bars {
+    /// Returns bars for standard error.
+    pub(crate) fn new() -> Self {
+        let is_terminal = std::io::stderr().is_terminal();
+        let target = if is_terminal {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        Self {
+            bars: MultiProgress::with_draw_target(target),
+            is_terminal,
+        }
+    }
+
+    /// Adds a bar that counts bytes.
+    pub(crate) fn bytes(&self, label: &str, total_bytes: u64) -> ProgressBar {
+        let bar = self.bars.add(ProgressBar::new(total_bytes));
+        let template = "{msg:<28!} {bar:24} {bytes:>10}/{total_bytes:<10} {bytes_per_sec:>12} {eta:>4}";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style.progress_chars("█▌ "));
+        }
+        bar.set_message(super::table::one_line(label));
+        bar
+    }
+
+    /// Says which step has begun: a spinner on a terminal, a line elsewhere.
+    pub(crate) fn step(&self, label: &str) -> ProgressBar {
+        if !self.is_terminal {
+            super::output::note(&super::table::one_line(label));
+        }
+        let bar = self.bars.add(ProgressBar::new_spinner());
+        bar.set_message(super::table::one_line(label));
+        bar.enable_steady_tick(TICK);
+        bar
+    }
+
+    /// Removes everything that is still drawn.
+    pub(crate) fn clear(&self) {
+        let _ = self.bars.clear();
+    }
+}
+
+/// A spinner that shows that something is being waited for; it is gone when dropped.
+pub(crate) struct Spinner(Option<ProgressBar>);
+
+impl Spinner {
+    /// Starts turning, if standard error is a terminal.
+    pub(crate) fn start(label: &str) -> Self {
+        if !std::io::stderr().is_terminal() {
+            return Self(None);
+        }
+        let bar = ProgressBar::new_spinner();
+        bar.set_message(label.to_owned());
+        bar.enable_steady_tick(TICK);
+        Self(Some(bar))
+    }
+
+    /// Takes it away.
+    pub(crate) fn stop(&mut self) {
+        if let Some(bar) = self.0.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for Spinner {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
