@@ -1,7 +1,7 @@
 //! Python's methods on strings, lists and dicts. Those of the engine's companion crate serve, behind guards for what would allocate
 //! without bound or answer otherwise than Python.
 
-use minijinja::value::{Value, ValueKind, from_args};
+use minijinja::value::{Tuple, Value, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State};
 
 use crate::{limits, python};
@@ -173,5 +173,5 @@ fn partition(text: &str, method: &str, arguments: &[Value]) -> Result<Value, Err
         None if method == "partition" => [text, "", ""],
         None => ["", "", text],
     };
-    Ok(Value::from(parts.map(Value::from).to_vec()))
+    Ok(Value::from(Tuple::from(parts.map(Value::from))))
 }

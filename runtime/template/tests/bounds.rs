@@ -1,7 +1,7 @@
 //! Templates that were written to harm: each ends with a clear error, and none takes much time or memory.
 //!
-//! The tests assert the kind of the error; that they end at all is the point. Together they take a second or two in the dev profile,
-//! because each uses up its whole allowance of work.
+//! The tests assert the kind of the error; that they end at all is the point. Together they take about two seconds in the dev profile,
+//! because each uses up its whole allowance of work, twice.
 
 use serde_json::json;
 use witness_diagnostics::Diagnostic;

@@ -84,6 +84,46 @@ fn render(template: &ChatTemplate, case: &Value) -> Result<String, TemplateError
     Ok(text)
 }
 
+/// Small templates, one for each way of printing or helper, with Python's whole rendering. These run everywhere.
+#[test]
+fn small_templates_print_as_python_does() {
+    let conversation = &data("conversations.json")[1];
+    let mut differences = Vec::new();
+    for row in data("recorded.json")["small"].as_array().expect("rows") {
+        let source = row["template"].as_str().expect("a template");
+        let ours = ChatTemplate::compile(source).and_then(|template| render(&template, conversation));
+        if ours.as_deref().ok() != row["expected"].as_str() {
+            differences.push(format!(
+                "{source}\n ours:   {ours:?}\n theirs: {:?}",
+                row["expected"].as_str()
+            ));
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+/// The tag of training templates tells which bytes the assistant says.
+#[test]
+fn generation_tags_mark_what_the_assistant_says() {
+    let source = "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}{% generation %}{{ m.content }}</s>{% endgeneration %}\
+        {% else %}{{ m.content }}{% endif %}{% endfor %}";
+    let messages = serde_json::json!([
+        {"role": "user", "content": "ä?"}, {"role": "assistant", "content": "ö!"},
+        {"role": "user", "content": "b?"}, {"role": "assistant", "content": "c!"}
+    ]);
+    let template = ChatTemplate::compile(source).expect("compiles");
+    let rendered = template
+        .render_marked(&RenderInput::new(&messages, CivilTime::from_unix(0)))
+        .expect("renders");
+    assert_eq!(rendered.text, "<user>ä?<assistant>ö!</s><user>b?<assistant>c!</s>");
+    let said: Vec<&str> = rendered
+        .assistant
+        .iter()
+        .map(|range| &rendered.text[range.clone()])
+        .collect();
+    assert_eq!(said, ["ö!</s>", "c!</s>"]);
+}
+
 /// About 900 renderings, a second in the dev profile: this is the crate's truth.
 #[test]
 fn every_rendering_is_pythons() {

@@ -1,8 +1,8 @@
 """Records what Python's Jinja makes of real chat templates: the expectations of `real_templates.rs`.
 
 Run from anywhere: `python3 record.py [--show PATH CASE]`. Needs Jinja2 and the reference templates beside the checkout.
-The environment is the one that Hugging Face's `apply_chat_template` builds. Only hashes are kept: the templates and their
-output stay where they are. `--show` prints one rendering, to look at a difference.
+The environment is the one that Hugging Face's `apply_chat_template` builds. Of real templates only hashes are kept: they and their
+output stay where they are. `data/small.json` holds our own small templates; their renderings are kept whole (null = refused). `--show` prints one rendering, to look at a difference.
 """
 
 import hashlib
@@ -91,7 +91,14 @@ def main():
             except Exception:
                 results[case["name"]] = "refuses"
         recorded[name] = {"source": sha256(source), "renderings": results}
-    text = json.dumps({"jinja2": jinja2.__version__, "templates": recorded}, indent=1, sort_keys=True)
+    small = []
+    for source in json.loads((HERE / "data" / "small.json").read_text(encoding="utf-8")):
+        try:
+            expected = render(source, cases[1])
+        except Exception:
+            expected = None
+        small.append({"template": source, "expected": expected})
+    text = json.dumps({"jinja2": jinja2.__version__, "small": small, "templates": recorded}, indent=1, sort_keys=True)
     (HERE / "data" / "recorded.json").write_text(text + "\n", encoding="utf-8")
 
 
