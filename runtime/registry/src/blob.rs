@@ -15,6 +15,7 @@ use crate::lease::Lease;
 use crate::publish::{self, Mode};
 use crate::space;
 use crate::store::Inner;
+use crate::writeback::Writeback;
 
 /// How the bytes of a blob came into the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,7 @@ pub struct BlobWriter {
     bytes: u64,
     buffer: Vec<u8>,
     hash: HashPipe,
+    writeback: Writeback,
 }
 
 impl BlobWriter {
@@ -69,6 +71,7 @@ impl BlobWriter {
             bytes: 0,
             buffer: Vec::new(),
             hash: HashPipe::new(),
+            writeback: Writeback::default(),
         })
     }
 
@@ -121,6 +124,7 @@ impl BlobWriter {
             .write_all(&self.buffer)
             .map_err(space::write_error("write", &self.staged, rest))?;
         self.bytes += self.buffer.len() as u64;
+        self.writeback.wrote(&self.file, self.buffer.len() as u64);
         Ok(())
     }
 
@@ -141,8 +145,10 @@ impl BlobWriter {
             bytes,
             buffer,
             hash,
+            writeback,
             ..
         } = self;
+        writeback.finish().map_err(space::write_error("write", &staged, 0))?;
         let digest = hash.finish(&buffer);
         if let Some(expected) = expected.filter(|expected| *expected != digest) {
             return Err(RegistryError::DigestMismatch {

@@ -239,7 +239,7 @@ impl From<RegistryError> for Diagnostic {
                 new("manifest_too_long", Kind::Invalid).hint("make the model of fewer files")
             }
             RegistryError::Locked { .. } => new("locked", Kind::Conflict)
-                .hint("stop that process (`witness stop --daemon` for a daemon), or name another store with `WITNESS_MODELS`"),
+                .hint("stop that process first, or name another store with `--models` or `WITNESS_MODELS`"),
             RegistryError::NoStore { .. } => {
                 new("no_store", Kind::NotFound).hint("name the store's directory with `--models` or `WITNESS_MODELS`")
             }

@@ -2,7 +2,8 @@
 //!
 //! Our own writes change it at once. Writes of another program (an Ollama on the same store) are noticed by looking at the
 //! manifests' times again, at most every [`RECHECK_MS`], and at most for [`RECHECK_SHARE`] of the time however large the store is.
-//! Asking is two atomic loads otherwise.
+//! Asking is a look at the clock and two atomic loads otherwise: 0.04 us on average with 100 models, looks included, where a
+//! listing takes 2.3 ms (2 busy cores, unoptimised build, 2026-11; `--example listing`).
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::unix::fs::MetadataExt;

@@ -9,6 +9,7 @@ use crate::Result;
 use crate::digest::Digest;
 use crate::error::RegistryError;
 use crate::name::ModelName;
+use crate::publish;
 
 /// Paths of one store.
 #[derive(Clone, Debug)]
@@ -36,13 +37,20 @@ impl Layout {
         }
     }
 
-    /// Makes the directories that are missing: Ollama's own with the usual mode, ours for this user only.
+    /// Makes the directories that are missing, durably: Ollama's own with the usual mode, ours for this user only.
     pub(crate) fn create(&self) -> Result<()> {
+        let is_new = !self.blobs.is_dir() || !self.manifests.is_dir();
         for dir in [&self.models, &self.blobs, &self.manifests] {
             fs::create_dir_all(dir).map_err(RegistryError::io("create", dir))?;
         }
         create_private(&self.private)?;
-        create_private(&self.private.join("tmp"))
+        create_private(&self.private.join("tmp"))?;
+        if is_new {
+            publish::sync_directory(&self.models)?;
+            // The directory above may be one that this user can only pass through.
+            let _ = self.models.parent().map(publish::sync_directory);
+        }
+        Ok(())
     }
 
     /// Moves a staging directory beside its target where `blobs` or `manifests` lies on another file system (people link them to

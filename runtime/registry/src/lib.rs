@@ -17,7 +17,7 @@
 //! last and names only blobs that exist; deleting goes the other way round. Hence a kill at any moment leaves every name old or new.
 //! **Invariant:** a digest or a name that exists is valid: both have private constructors, so no path is ever built from raw text.
 //!
-//! Cost: an import reads and writes each byte once and hashes it meanwhile on a second thread. A listing is one directory walk, one
+//! Cost: an import reads and writes each byte once, hashes it meanwhile on a second thread and starts the disk early on a third. A listing is one directory walk, one
 //! `stat` a manifest and a blob, and no read for a manifest that has not changed.
 //!
 //! ```
@@ -56,6 +56,7 @@ mod publish;
 mod repair;
 mod space;
 mod store;
+mod writeback;
 
 pub use blob::{BlobWriter, Placement, StoredBlob};
 pub use digest::{Digest, Hasher};

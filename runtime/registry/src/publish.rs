@@ -77,10 +77,18 @@ pub(crate) fn publish(file: &File, staged: TempPath, target: &Path, mode: Mode) 
 }
 
 /// Puts a file that is already in the same file system in another place, durably.
-pub(crate) fn publish_existing(source: &Path, target: &Path) -> Result<()> {
-    match File::open(source).and_then(|file| file.sync_all()) {
+pub(crate) fn publish_existing(source: &Path, target: &Path, mode: Mode) -> Result<()> {
+    match File::open(source) {
+        Ok(file) => {
+            if mode == Mode::Usual {
+                file.set_permissions(Permissions::from_mode(PUBLISHED_MODE))
+                    .map_err(write_error("set the mode of", source, 0))?;
+            }
+            file.sync_all().map_err(write_error("write", source, 0))?;
+        }
         // What cannot be read can still be moved aside.
-        Ok(()) | Err(_) => {}
+        Err(_) if mode == Mode::Untouched => {}
+        Err(error) => return Err(RegistryError::io("read", source)(error)),
     }
     fs::rename(source, target).map_err(write_error("move", source, 0))?;
     for dir in [source.parent(), target.parent()].into_iter().flatten() {

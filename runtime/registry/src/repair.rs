@@ -15,7 +15,7 @@ use crate::fsck::{Action, Finding, FsckReport, Problem, hash_file};
 use crate::hash::BUFFER_BYTES;
 use crate::layout::{Layout, create_private};
 use crate::manifest;
-use crate::publish;
+use crate::publish::{self, Mode};
 use crate::store::Inner;
 
 pub(crate) fn run(inner: &Inner, report: &mut FsckReport) -> Result<()> {
@@ -136,7 +136,7 @@ fn restore(inner: &Inner, finding: &Finding, sources: &mut BTreeMap<Digest, Path
     if !source.exists() {
         return Ok(None);
     }
-    publish::publish_existing(&source, &inner.layout.blob(&digest))?;
+    publish::publish_existing(&source, &inner.layout.blob(&digest), Mode::Usual)?;
     inner.linked.forget(&digest);
     Ok(Some(Action::Restored(source)))
 }
@@ -149,7 +149,7 @@ fn rename_old(layout: &Layout, finding: &Finding) -> Result<Action> {
     else {
         return Ok(Action::Nothing);
     };
-    publish::publish_existing(&finding.path, &target)?;
+    publish::publish_existing(&finding.path, &target, Mode::Untouched)?;
     Ok(Action::Renamed(target))
 }
 
@@ -174,7 +174,7 @@ fn quarantine(dir: &Path, path: &Path) -> Result<PathBuf> {
         .map(|copy| dir.join(format!("{name}.{now_s}.{copy}")))
         .find(|target| !target.exists())
         .unwrap_or_else(|| dir.join(&name));
-    publish::publish_existing(path, &target)?;
+    publish::publish_existing(path, &target, Mode::Untouched)?;
     Ok(target)
 }
 

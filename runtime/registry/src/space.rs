@@ -1,7 +1,7 @@
 //! Disk space: asked before a write whose length is known, and the one clear error when a write finds the disk full anyway.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::Result;
 use crate::error::RegistryError;
@@ -17,13 +17,19 @@ pub(crate) fn free_bytes(path: &Path) -> u64 {
     }
 }
 
+/// Returns the store's directory for a path in our part of it: that is what a person knows.
+fn shown(dir: &Path) -> PathBuf {
+    let private = dir.ancestors().find(|ancestor| ancestor.ends_with(".witness"));
+    private.and_then(Path::parent).unwrap_or(dir).to_owned()
+}
+
 /// Refuses a write of that many bytes that cannot fit.
 pub(crate) fn check(dir: &Path, bytes: u64) -> Result<()> {
     let bytes_free = free_bytes(dir);
     let bytes_needed = bytes.saturating_add(RESERVE_BYTES);
     if bytes_needed > bytes_free {
         return Err(RegistryError::NoSpace {
-            path: dir.to_owned(),
+            path: shown(dir),
             bytes_needed,
             bytes_free,
         });
@@ -50,7 +56,7 @@ pub(crate) fn write_error(
             let dir = path.parent().unwrap_or(path);
             let bytes_free = free_bytes(dir);
             return RegistryError::NoSpace {
-                path: dir.to_owned(),
+                path: shown(dir),
                 bytes_needed: bytes_needed.max(1),
                 bytes_free,
             };
