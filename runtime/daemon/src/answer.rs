@@ -106,12 +106,12 @@ pub(crate) async fn whole(app: &Arc<App>, model: String, shape: Shape, running: 
                 alternatives,
             }) => {
                 text.push_str(&piece);
-                writer.ids.push(id);
+                writer.note(id, &piece);
                 logprobs.extend(writer.logprob(&piece, logprob, alternatives));
             }
             Some(Event::Done(done, rest)) => {
                 text.push_str(&rest);
-                let mut line = writer.last_line(&done)?;
+                let mut line = writer.last_line(&done, &rest)?;
                 line.text = text;
                 line.logprobs = writer.running.wants_logprobs.then_some(logprobs);
                 return Ok(match shape {
@@ -186,6 +186,8 @@ struct Writer {
     running: Running,
     /// Ids of the answer so far, for `context`.
     ids: Vec<u32>,
+    /// Text of the answer so far, when a later request may continue it.
+    said: String,
 }
 
 impl Writer {
@@ -195,6 +197,17 @@ impl Writer {
             shape,
             running,
             ids: Vec::new(),
+            said: String::new(),
+        }
+    }
+
+    /// Keeps what the last line needs. Nothing is kept for answers that hand out no `context`.
+    fn note(&mut self, id: u32, text: &str) {
+        if self.shape == (Shape::Generate { returns_context: true }) {
+            self.ids.push(id);
+        }
+        if self.running.exchange.is_some() {
+            self.said.push_str(text);
         }
     }
 
@@ -206,7 +219,7 @@ impl Writer {
     }
 
     fn token(&mut self, id: u32, text: &str, logprob: Option<f32>, alternatives: Vec<Alternative>, out: &mut Vec<u8>) {
-        self.ids.push(id);
+        self.note(id, text);
         let logprobs = self.logprob(text, logprob, alternatives).map(|logprob| vec![logprob]);
         if text.is_empty() && logprobs.is_none() {
             return;
@@ -245,7 +258,7 @@ impl Writer {
     }
 
     fn done(&mut self, done: &Done, rest: &str, out: &mut Vec<u8>) -> Result<(), Diagnostic> {
-        let line = self.last_line(done)?;
+        let line = self.last_line(done, rest)?;
         // Text that was held back (a stop text that did not come to be) is a line of its own, as clients do not look for it in the last.
         if !rest.is_empty() {
             let text = Line {
@@ -293,7 +306,7 @@ impl Writer {
     }
 
     /// Returns the last line without text.
-    fn last_line(&self, done: &Done) -> Result<Line, Diagnostic> {
+    fn last_line(&mut self, done: &Done, rest: &str) -> Result<Line, Diagnostic> {
         let reason = match done.reason {
             DoneReason::Stop => "stop",
             DoneReason::Length => "length",
@@ -306,15 +319,21 @@ impl Writer {
             }
         };
         let context = match self.shape {
-            Shape::Generate { returns_context: true } => Some(
-                self.running
+            Shape::Generate { returns_context: true } => {
+                let ids: Vec<u32> = self
+                    .running
                     .started
                     .prompt_ids
                     .iter()
                     .chain(&self.ids)
                     .copied()
-                    .collect(),
-            ),
+                    .collect();
+                self.said.push_str(rest);
+                if let Some(exchange) = &self.running.exchange {
+                    exchange.complete(&ids, &self.said);
+                }
+                Some(ids)
+            }
             _ => None,
         };
         Ok(Line {

@@ -7,6 +7,7 @@ use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 use witness_settings::Settings;
 
+use crate::contexts::Contexts;
 use crate::engine::Engine;
 use crate::guard::Guard;
 use crate::models::actor::Models;
@@ -22,6 +23,8 @@ pub(crate) struct App {
     pub(crate) models: Models,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) guard: Guard,
+    /// Exchanges that `/api/generate` can continue.
+    pub(crate) contexts: Arc<Contexts>,
     /// Cancelled when the daemon goes down; answers end then.
     pub(crate) shutdown: CancellationToken,
     pub(crate) started: Instant,

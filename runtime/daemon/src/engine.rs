@@ -17,6 +17,9 @@ use witness_plugin_protocol::{
 /// A boxed future: the trait below is used as an object.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// A worker with its base loaded, and what it said about it.
+pub type LoadedBase = (Arc<dyn Worker>, LoadReply);
+
 /// Finds plugins and starts workers.
 pub trait Engine: Send + Sync + 'static {
     /// Looks into untrusted files, in a worker of its own with limits on memory and time. Returns the plugin's name with its findings.
@@ -27,7 +30,7 @@ pub trait Engine: Send + Sync + 'static {
         request: &'a LoadRequest,
         architecture: &'a str,
         purpose: &'a str,
-    ) -> Boxed<'a, Result<(Arc<dyn Worker>, LoadReply), Diagnostic>>;
+    ) -> Boxed<'a, Result<LoadedBase, Diagnostic>>;
     /// Lists plugin files.
     fn plugins(&self) -> Boxed<'_, Vec<PluginReport>>;
     /// Checks one plugin file.

@@ -16,6 +16,7 @@
 mod answer;
 mod app;
 mod body;
+mod contexts;
 mod create;
 mod engine;
 mod guard;
@@ -47,7 +48,7 @@ use witness_registry::{OpenOptions, Registry};
 use witness_scheduler::{Config, Scheduler};
 use witness_settings::Settings;
 
-pub use engine::{Answer, Boxed, Engine, Event, Events, Worker};
+pub use engine::{Answer, Boxed, Engine, Event, Events, LoadedBase, Worker};
 
 use app::App;
 use guard::Guard;
@@ -137,7 +138,12 @@ fn start_log(filter: &str) {
     use tracing_subscriber::{EnvFilter, fmt};
     let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     // A log that was started already (in tests) stays.
-    let _ = fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init();
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let _ = fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(is_terminal)
+        .try_init();
 }
 
 /// A daemon that is bound and holds its store; it answers once [`Daemon::serve`] runs. For tests, and for [`run_async`].
@@ -191,6 +197,7 @@ impl Daemon {
             models: Models::start(scheduler, Arc::clone(&engine), registry.clone()),
             library: Arc::new(Library::new(registry, Arc::clone(&engine))),
             engine,
+            contexts: Arc::default(),
             shutdown: CancellationToken::new(),
             started,
             memory_budget_bytes,

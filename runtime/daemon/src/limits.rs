@@ -48,3 +48,7 @@ pub(crate) const CHUNK_BYTES_MAX: usize = 16 << 10;
 pub(crate) const MEMORY_SHARE_PERCENT: u64 = 80;
 /// Context that a model is reckoned with when nobody names one: the plugin's own default.
 pub(crate) const CONTEXT_DEFAULT: u64 = 4096;
+/// Exchanges of `/api/generate` that can be continued by their `context`.
+pub(crate) const CONTEXTS_MAX: usize = 256;
+/// Bytes that they may take together.
+pub(crate) const CONTEXTS_BYTES_MAX: usize = 8 << 20;

@@ -22,13 +22,13 @@ pub(crate) fn print(stored: &Stored) -> String {
             format_args!("# To build on this model instead of its files:\n# FROM {typed}\n\n"),
         );
         for file in &stored.base.files {
-            push(&mut out, format_args!("FROM {}\n", file.path.display()));
+            push(&mut out, format_args!("FROM {}\n", path(&file.path)));
         }
         for adapter in &stored.adapters {
             for file in &adapter.files {
                 push(
                     &mut out,
-                    format_args!("ADAPTER {} {}\n", adapter.name, file.path.display()),
+                    format_args!("ADAPTER {} AS {}\n", path(&file.path), adapter.name),
                 );
             }
         }
@@ -47,8 +47,9 @@ pub(crate) fn print(stored: &Stored) -> String {
     if let Some(system) = &stored.system {
         push(&mut out, format_args!("SYSTEM {}\n", quote(system)));
     }
-    for line in parameter_lines(&stored.parameters) {
-        push(&mut out, format_args!("PARAMETER {line}\n"));
+    for (name, value) in each(&stored.parameters) {
+        let value = value.as_str().map_or_else(|| value.to_string(), quote);
+        push(&mut out, format_args!("PARAMETER {name} {value}\n"));
     }
     for message in &stored.messages {
         push(
@@ -70,41 +71,50 @@ pub(crate) fn print(stored: &Stored) -> String {
     out
 }
 
-/// Returns parameters as `/api/show` lists them: one `name value` a line, names in a column.
+/// Returns parameters as `/api/show` lists them: one `name value` a line, names in a column, texts in quotes.
 pub(crate) fn parameters(parameters: &Map<String, Value>) -> String {
-    let lines: Vec<String> = parameters
-        .iter()
-        .flat_map(|(name, value)| {
-            values(value)
-                .into_iter()
-                .map(move |value| format!("{name:<30} {value}"))
-        })
+    let lines: Vec<String> = each(parameters)
+        .map(|(name, value)| format!("{name:<30} {value}"))
         .collect();
     lines.join("\n")
 }
 
-fn parameter_lines(parameters: &Map<String, Value>) -> Vec<String> {
-    parameters
-        .iter()
-        .flat_map(|(name, value)| values(value).into_iter().map(move |value| format!("{name} {value}")))
-        .collect()
+/// Returns every parameter with its value; a list is one entry per item.
+fn each(parameters: &Map<String, Value>) -> impl Iterator<Item = (&str, &Value)> {
+    parameters.iter().flat_map(|(name, value)| {
+        let items = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
+        items.iter().map(move |item| (name.as_str(), item))
+    })
 }
 
-/// A list is one line per item; texts are quoted as JSON, which the grammar reads.
-fn values(value: &Value) -> Vec<String> {
-    match value {
-        Value::Array(items) => items.iter().flat_map(values).collect(),
-        other => vec![other.to_string()],
-    }
-}
-
-/// Puts a text between triple quotes, which keep everything but themselves; short plain ones stay bare.
+/// Writes a text as the grammar reads it: bare where that is plain, else in quotes, which know no escapes; a text that quotes cannot hold
+/// stands between a word and the same word on a line of its own.
 fn quote(text: &str) -> String {
-    let is_plain = !text.is_empty() && text.trim() == text && !text.contains(['\n', '\r', '"', '#']);
-    if is_plain {
-        text.to_owned()
+    let is_bare =
+        !text.is_empty() && !text.contains(['\n', '\r']) && text.trim() == text && !text.starts_with(['"', '<']);
+    if is_bare {
+        return text.to_owned();
+    }
+    if !text.contains(['\n', '"']) {
+        return format!("\"{text}\"");
+    }
+    if !text.contains("\"\"\"") && !text.ends_with('"') {
+        return format!("\"\"\"{text}\"\"\"");
+    }
+    let mut word = "END".to_owned();
+    while text.lines().any(|line| line.trim_end() == word) {
+        word.push('_');
+    }
+    format!("<<<{word}\n{text}\n{word}")
+}
+
+/// Writes a path; one with blanks stands in quotes.
+fn path(path: &std::path::Path) -> String {
+    let text = path.display().to_string();
+    if text.contains(char::is_whitespace) {
+        format!("\"{text}\"")
     } else {
-        format!("\"\"\"{text}\"\"\"")
+        text
     }
 }
 
@@ -129,8 +139,16 @@ mod tests {
 
     #[test]
     fn texts_that_could_be_misread_are_quoted() {
-        assert_eq!(quote("You are Mario."), "You are Mario.");
-        assert_eq!(quote(""), "\"\"\"\"\"\"");
-        assert_eq!(quote("a\n# b"), "\"\"\"a\n# b\"\"\"");
+        for (text, quoted) in [
+            ("You are Mario.", "You are Mario."),
+            ("", "\"\""),
+            (" a", "\" a\""),
+            ("a\n# b", "\"\"\"a\n# b\"\"\""),
+            ("\n", "\"\"\"\n\"\"\""),
+            ("a\n\"\"\"\nEND", "<<<END_\na\n\"\"\"\nEND\nEND_"),
+            ("\"quoted\"", "<<<END\n\"quoted\"\nEND"),
+        ] {
+            assert_eq!(quote(text), quoted);
+        }
     }
 }

@@ -20,7 +20,11 @@ pub(crate) fn request_name() -> String {
 
 /// An error on its way to the client.
 #[derive(Debug)]
-pub(crate) struct Failure {
+pub(crate) struct Failure(Box<Inner>);
+
+/// Boxed, because results are returned far more often than failures.
+#[derive(Debug)]
+struct Inner {
     diagnostic: Diagnostic,
     status: Option<StatusCode>,
     retry_after_ms: Option<u64>,
@@ -32,45 +36,49 @@ pub(crate) type Reply = Result<Response, Failure>;
 impl Failure {
     /// Makes an error with a status that its kind does not imply.
     pub(crate) fn with_status(diagnostic: Diagnostic, status: StatusCode) -> Self {
-        Self {
+        Self(Box::new(Inner {
             diagnostic,
             status: Some(status),
             retry_after_ms: None,
-        }
+        }))
     }
 
     /// Adds when to try again.
     pub(crate) fn retry_after_ms(mut self, retry_after_ms: Option<u64>) -> Self {
-        self.retry_after_ms = retry_after_ms;
+        self.0.retry_after_ms = retry_after_ms;
         self
     }
 }
 
 impl<E: Into<Diagnostic>> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self {
+        Self(Box::new(Inner {
             diagnostic: error.into(),
             status: None,
             retry_after_ms: None,
-        }
+        }))
     }
 }
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let kind = self.diagnostic.kind;
-        let status = self
-            .status
+        let Inner {
+            diagnostic,
+            status,
+            retry_after_ms,
+        } = *self.0;
+        let kind = diagnostic.kind;
+        let status = status
             .or_else(|| StatusCode::from_u16(kind.http_status()).ok())
             .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         if status.is_server_error() {
-            tracing::warn!(code = %self.diagnostic.code, status = status.as_u16(), "{}", self.diagnostic);
+            tracing::warn!(code = %diagnostic.code, status = status.as_u16(), "{}", diagnostic);
         } else {
-            tracing::debug!(code = %self.diagnostic.code, status = status.as_u16(), "{}", self.diagnostic);
+            tracing::debug!(code = %diagnostic.code, status = status.as_u16(), "{}", diagnostic);
         }
-        let mut response = json_with(status, &error_body(&self.diagnostic));
+        let mut response = json_with(status, &error_body(&diagnostic));
         if kind == Kind::Busy {
-            let seconds = self.retry_after_ms.unwrap_or(1_000).div_ceil(1_000).max(1);
+            let seconds = retry_after_ms.unwrap_or(1_000).div_ceil(1_000).max(1);
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, HeaderValue::from(seconds));

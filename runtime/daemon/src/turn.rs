@@ -17,6 +17,7 @@ use witness_registry::{Digest, Lease};
 use witness_scheduler::Demand;
 
 use crate::app::App;
+use crate::contexts::Exchange;
 use crate::engine::{Event, Events};
 use crate::limits::CONTEXT_DEFAULT;
 use crate::models::actor::{Held, Want, keep_alive};
@@ -71,6 +72,8 @@ pub(crate) struct Running {
     pub(crate) adapter: Option<String>,
     pub(crate) ignored: Vec<String>,
     pub(crate) wants_logprobs: bool,
+    /// What a later request can continue, when the answer hands out a `context`.
+    pub(crate) exchange: Option<Exchange>,
     /// What keeps the model in place; dropped last.
     _ready: Ready,
 }
@@ -170,6 +173,14 @@ impl Turn {
     /// Loads if needed, starts the answer and waits for its first event, so that what goes wrong until then has a status of its own.
     pub(crate) async fn run(self, app: &App, prompt: Prompt, return_prompt_ids: bool) -> Result<Running, Failure> {
         let ready = self.ready(app).await?;
+        let exchange = match &prompt {
+            Prompt::Chat { messages, .. } if return_prompt_ids => Some(Exchange {
+                contexts: Arc::clone(&app.contexts),
+                base_key: self.stored.base_key.clone(),
+                messages: messages.clone(),
+            }),
+            _ => None,
+        };
         let request = GenerateRequest {
             prompt,
             adapter: ready.adapter.as_ref().map(|adapter| adapter.name.clone()),
@@ -200,6 +211,7 @@ impl Turn {
             adapter: self.adapter.map(|spec| spec.name),
             ignored: self.ignored,
             wants_logprobs: self.top_logprobs.is_some(),
+            exchange,
             _ready: ready,
         })
     }

@@ -8,12 +8,12 @@ use witness_api::PluginReport;
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_plugin_host::{FileFacts, GenEvent, Generation, Host, HostConfig, Limits, ModelHandle, PluginEntry};
 use witness_plugin_protocol::{
-    AdapterSpec, GenerateRequest, InspectReply, InspectRequest, LoadAdapterReply, LoadAdapterRequest, LoadReply,
-    LoadRequest, ModelSpec, Role, UnloadAdapterRequest,
+    AdapterSpec, GenerateRequest, InspectReply, InspectRequest, LoadAdapterReply, LoadAdapterRequest, LoadRequest,
+    ModelSpec, Role, UnloadAdapterRequest,
 };
 use witness_settings::Settings;
 
-use crate::engine::{Answer, Boxed, Engine, Event, Events, Worker, magic_of};
+use crate::engine::{Answer, Boxed, Engine, Event, Events, LoadedBase, Worker, magic_of};
 use crate::models::library::blocking;
 
 /// The host with the daemon's settings.
@@ -76,7 +76,7 @@ impl Engine for Wire {
         request: &'a LoadRequest,
         architecture: &'a str,
         purpose: &'a str,
-    ) -> Boxed<'a, Result<(Arc<dyn Worker>, LoadReply), Diagnostic>> {
+    ) -> Boxed<'a, Result<LoadedBase, Diagnostic>> {
         Box::pin(async move {
             let architecture = Some(architecture).filter(|name| !name.is_empty());
             let entry = self.choose(&request.model, architecture).await?;

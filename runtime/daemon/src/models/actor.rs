@@ -439,7 +439,6 @@ impl Actor {
         let options = GcOptions {
             grace: Duration::ZERO,
             only: Some(only),
-            ..GcOptions::default()
         };
         tokio::task::spawn_blocking(move || match registry.gc_with(options) {
             Ok(report) => tracing::debug!(?report, "collected"),

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use serde_json::Map;
 use witness_api::GenerateRequest;
-use witness_diagnostics::{Diagnostic, Kind};
 use witness_plugin_protocol::{Message, Prompt};
 
 use crate::answer::{self, Shape};
@@ -23,7 +21,7 @@ pub(super) async fn generate(State(app): State<Arc<App>>, Json(request): Json<Ge
         return load_or_unload(&app, request.model, shape, turn, request.keep_alive).await;
     }
     refuse_what_is_not_there(&request)?;
-    let prompt = prompt(&turn, &request)?;
+    let prompt = prompt(&app, &turn, &request)?;
     let running = turn.run(&app, prompt, returns_context).await?;
     if request.streams() {
         Ok(answer::stream(&app, request.model, shape, running))
@@ -82,7 +80,7 @@ pub(super) fn no_images(model: &str) -> Failure {
 }
 
 /// Lays out the prompt: as it stands when raw, as a conversation of one message when there is a template, else as plain text.
-fn prompt(turn: &Turn, request: &GenerateRequest) -> Result<Prompt, Failure> {
+fn prompt(app: &App, turn: &Turn, request: &GenerateRequest) -> Result<Prompt, Failure> {
     let context = request.context.clone().unwrap_or_default();
     let variables = turn.think(request.think.as_ref())?;
     if request.is_raw() {
@@ -123,27 +121,23 @@ fn prompt(turn: &Turn, request: &GenerateRequest) -> Result<Prompt, Failure> {
             });
         }
     };
-    if !context.is_empty() {
-        return Err(Diagnostic::new(
-            "witness::daemon::context",
-            Kind::Unsupported,
-            format!(
-                "`context` cannot be continued for `{}`, which has a chat template",
-                request.model
-            ),
-        )
-        .hint("send the conversation as messages to `/api/chat`")
-        .into());
-    }
-    let mut messages: Vec<Message> = Vec::new();
-    if let Some(content) = system {
-        messages.push(Message {
+    let mut messages = if context.is_empty() {
+        let system = system.map(|content| Message {
             role: "system".into(),
             content,
             ..Message::default()
         });
-    }
-    messages.extend(turn.stored.messages.iter().map(super::chat::to_protocol));
+        system
+            .into_iter()
+            .chain(turn.stored.messages.iter().map(super::chat::to_protocol))
+            .collect()
+    } else {
+        app.contexts.recall(&turn.stored.base_key, &context).ok_or_else(|| {
+            invalid("context", "the `context` is not one that this daemon handed out lately")
+                .cause("the model has a chat template, so the messages behind the ids are needed and they are not remembered")
+                .hint("send the conversation as messages to `/api/chat`")
+        })?
+    };
     messages.push(Message {
         role: "user".into(),
         content: request.prompt.clone(),
@@ -153,6 +147,6 @@ fn prompt(turn: &Turn, request: &GenerateRequest) -> Result<Prompt, Failure> {
         messages,
         tools: Vec::new(),
         template,
-        variables: if variables.is_empty() { Map::new() } else { variables },
+        variables,
     })
 }

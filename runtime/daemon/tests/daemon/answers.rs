@@ -281,8 +281,8 @@ async fn what_a_model_cannot_do_is_refused() {
         (
             "/api/generate",
             json!({"model": "m", "prompt": "a", "context": [1]}),
-            501,
-            "`context` cannot be continued",
+            400,
+            "not one that this daemon handed out",
         ),
         (
             "/api/generate",
@@ -364,4 +364,42 @@ async fn a_worker_that_dies_costs_its_requests_and_no_more() {
         .await;
     assert_eq!(after.json()["message"]["content"], "well");
     assert_eq!(daemon.fake.loads(), 4, "each death was followed by a load");
+}
+
+/// With a chat template, `context` is continued by the messages behind it.
+#[tokio::test]
+async fn a_context_that_was_handed_out_is_continued() {
+    let daemon = TestDaemon::start(&[]).await;
+    daemon.create("m", "template T").await;
+    let first = daemon
+        .post(
+            "/api/generate",
+            &json!({"model": "m", "prompt": "one", "system": "S", "stream": false}),
+        )
+        .await
+        .json();
+    let begun = daemon
+        .begin(
+            "/api/generate",
+            &json!({"model": "m", "prompt": "two", "context": first["context"]}),
+        )
+        .await;
+    let last = begun.rest().await.pop().unwrap();
+    let third = daemon
+        .post(
+            "/api/generate",
+            &json!({"model": "m", "prompt": "three", "context": last["context"]}),
+        )
+        .await;
+    assert_eq!(third.status, StatusCode::OK);
+    drop(third);
+    let requests = daemon.fake.requests.lock().unwrap();
+    let prompt = serde_json::to_value(&requests.last().unwrap().prompt).unwrap();
+    let said: Vec<&str> = prompt["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| m["content"].as_str().unwrap())
+        .collect();
+    assert_eq!(said, ["S", "one", "one", "two", "two", "three"]);
 }

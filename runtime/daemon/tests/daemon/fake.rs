@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use witness_api::PluginReport;
-use witness_daemon::{Answer, Boxed, Engine, Event, Events, Worker};
+use witness_daemon::{Answer, Boxed, Engine, Event, Events, LoadedBase, Worker};
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_plugin_protocol::{
     AdapterCheck, AdapterInfo, AdapterSpec, Alternative, Done, DoneReason, GenerateRequest, InspectReply,
@@ -133,7 +133,7 @@ impl Engine for FakeEngine {
         request: &'a LoadRequest,
         _architecture: &'a str,
         _purpose: &'a str,
-    ) -> Boxed<'a, Result<(Arc<dyn Worker>, LoadReply), Diagnostic>> {
+    ) -> Boxed<'a, Result<LoadedBase, Diagnostic>> {
         Box::pin(async move {
             self.loads.fetch_add(1, Ordering::SeqCst);
             self.load_requests.lock().unwrap().push(request.clone());

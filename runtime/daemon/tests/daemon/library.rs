@@ -148,7 +148,7 @@ async fn a_model_is_shown_whole() {
         "FROM mario",
         "SYSTEM You are Mario",
         "PARAMETER temperature 1",
-        "PARAMETER stop \"\\n\"",
+        "PARAMETER stop \"<s>\"",
         "MESSAGE user hi",
         "LICENSE MIT",
     ] {

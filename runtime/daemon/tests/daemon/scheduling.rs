@@ -193,3 +193,22 @@ async fn deleting_a_loaded_model_unloads_it_and_frees_its_blobs() {
     assert_eq!(deleted.status, StatusCode::OK);
     assert_eq!(daemon.get("/api/ps").await.json(), json!({"models": []}));
 }
+
+#[tokio::test]
+async fn an_idle_model_goes_when_its_time_is_over() {
+    let daemon = TestDaemon::start(&[]).await;
+    daemon.create("m", "x").await;
+    let mut body = ask("m", "hi");
+    body["keep_alive"] = json!("1ms");
+    assert_eq!(daemon.post("/api/generate", &body).await.status, StatusCode::OK);
+    while daemon.fake.stopped() == 0 {
+        tokio::task::yield_now().await;
+    }
+    body["keep_alive"] = json!(-1);
+    assert_eq!(daemon.post("/api/generate", &body).await.status, StatusCode::OK);
+    let expires = daemon.get("/api/ps").await.json()["models"][0]["expires_at"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(expires.as_str() > "2100", "kept for ever: {expires}");
+}
