@@ -268,6 +268,12 @@ pub(crate) fn by_name(name: &str) -> Option<Family> {
                 ..family(if name == "youtu" { YOUTU } else { MINICPM5 })
             });
         }
+        "granite-embed-multi-97m" => {
+            return Some(Family {
+                ignore_merges: true,
+                ..family(O200K)
+            });
+        }
         "chameleon" => {
             return Some(Family {
                 add_bos: true,

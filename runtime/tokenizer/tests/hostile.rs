@@ -402,3 +402,23 @@ fn long_and_odd_texts_come_to_an_end() {
         }
     }
 }
+
+/// A pattern that explodes comes to an end: the engine behind it gives up after a bounded search. There is no clock here either.
+#[test]
+fn a_pattern_that_explodes_comes_to_an_end() {
+    let mut file: serde_json::Value = serde_json::from_slice(&small_json()).unwrap();
+    let text = format!("{}c", "a".repeat(5000));
+    for pattern in [
+        "(?:a+)+$",
+        "(?:a|a)*[bd]",
+        "(?:a*)*[bd]",
+        "(a*)*\\1[bd]",
+        "(?=(?:a+)+$)a",
+    ] {
+        file["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = pattern.into();
+        let tokenizer = from_json(&serde_json::to_vec(&file).unwrap()).unwrap();
+        if let Ok(tokens) = tokenizer.encode(&text, Encode::default()) {
+            assert!(tokens.len() <= text.len(), "{pattern}");
+        }
+    }
+}
