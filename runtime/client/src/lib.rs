@@ -37,3 +37,6 @@ pub use upload::{FileProgress, StoredFile};
 
 /// The HTTP methods that callers name.
 pub use hyper::Method;
+
+#[cfg(test)]
+mod tests;
