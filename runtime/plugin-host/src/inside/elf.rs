@@ -131,3 +131,37 @@ fn examine(
     }
     Ok(())
 }
+
+#[cfg(all(test, not(target_os = "macos")))]
+mod tests {
+    use super::*;
+
+    /// This test's own program is a position-independent ELF file like a library. Cut anywhere, it is refused; with any byte of its
+    /// tables changed, it is refused or accepted, and nothing panics.
+    #[test]
+    fn a_cut_file_is_refused_and_a_changed_one_does_no_harm() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("program");
+        std::fs::copy(std::env::current_exe().unwrap(), &path).unwrap();
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        check(&path, &file).unwrap();
+        let original = file.metadata().unwrap().len();
+        for at in 0..1024 {
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, at).unwrap();
+            for changed in [0x00, 0x7f, 0xff, byte[0] ^ 1] {
+                file.write_all_at(&[changed], at).unwrap();
+                let _ = check(&path, &file);
+            }
+            file.write_all_at(&byte, at).unwrap();
+        }
+        check(&path, &file).unwrap();
+        let lengths = (0..original)
+            .rev()
+            .step_by(usize::try_from(original / 200).unwrap() + 1);
+        for length in lengths.chain((0..4096).rev()) {
+            file.set_len(length).unwrap();
+            assert!(check(&path, &file).is_err(), "cut to {length} of {original} bytes");
+        }
+    }
+}

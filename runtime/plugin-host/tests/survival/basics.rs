@@ -37,6 +37,12 @@ async fn found_and_answers() {
     );
     assert_eq!(found.abi, Some((1, 0)));
     assert!(found.sha256.as_ref().unwrap().starts_with("sha256:"));
+    let json = serde_json::to_value(&*found).unwrap();
+    assert_eq!(
+        (&json["abi"], &json["descriptor"]["name"]),
+        (&"1.0".into(), &"hostile".into()),
+        "{json}"
+    );
     // Not described again: the same entry comes back.
     assert!(std::sync::Arc::ptr_eq(&found, &entry(&host).await));
     assert!(host.check(&stage.plugin()).await.descriptor().is_some());

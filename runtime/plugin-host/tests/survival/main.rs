@@ -65,6 +65,7 @@ fn main() -> ExitCode {
         .filter(|case| filters.is_empty() || filters.iter().any(|filter| case.name.contains(filter.as_str())))
         .collect();
     println!("\nrunning {} tests", cases.len());
+    let library = stage::copy_library();
     let began = Instant::now();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -72,6 +73,7 @@ fn main() -> ExitCode {
         .build()
         .unwrap();
     let (passed, failed) = runtime.block_on(run_all(cases));
+    drop(library);
     let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
     for name in &failed {
         println!("failed: {name}");

@@ -68,7 +68,7 @@ async fn back_off() {
     die(&stage, &host).await;
     start(&host).await.err().unwrap();
     std::fs::remove_file(stage.plugin()).unwrap();
-    copy_to(&hostile_library(), &stage.plugin());
+    copy_to(hostile_library(), &stage.plugin());
     start(&host).await.unwrap();
     assert!(entry(&host).await.set_aside.is_empty());
 }

@@ -1,6 +1,7 @@
 //! What every case needs: a directory with the hostile plugin and a model in it, a host, and a worker's whole life.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use witness_plugin_host::{GenEvent, Generation, Host, HostConfig, Limits, ModelHandle, PluginEntry, Worker};
@@ -110,12 +111,24 @@ impl Stage {
     }
 }
 
-/// Returns the plugin's library, which cargo leaves beside the test programs of a package that depends on it.
-pub(crate) fn hostile_library() -> PathBuf {
-    let program = std::env::current_exe().unwrap();
-    let beside = program.parent().unwrap().join("libwitness_plugin_hostile.so");
-    assert!(beside.is_file(), "{} is missing", beside.display());
-    beside
+static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
+
+/// Copies the plugin's library, which cargo leaves beside the test programs of a package that depends on it: a build that runs
+/// meanwhile may replace it. The copy lives as long as the returned directory.
+pub(crate) fn copy_library() -> tempfile::TempDir {
+    let beside = std::env::current_exe()
+        .unwrap()
+        .with_file_name("libwitness_plugin_hostile.so");
+    let directory = tempfile::tempdir().unwrap();
+    let copy = directory.path().join("hostile.so");
+    std::fs::copy(&beside, &copy).unwrap_or_else(|error| panic!("{}: {error}", beside.display()));
+    LIBRARY.set(copy).unwrap();
+    directory
+}
+
+/// Returns the copy of the plugin's library.
+pub(crate) fn hostile_library() -> &'static Path {
+    LIBRARY.get().unwrap()
 }
 
 pub(crate) fn limits() -> Limits {

@@ -81,7 +81,7 @@ async fn damaged() {
         );
         assert!(refusal.contains(expected), "{expected}: {refusal}");
     }
-    copy_to(&hostile_library(), &stage.plugin());
+    copy_to(hostile_library(), &stage.plugin());
     stage.prove_good().await;
 }
 
@@ -104,7 +104,7 @@ async fn replaced() {
     let host = stage.host();
     let before = entry(&host).await;
     std::fs::remove_file(stage.plugin()).unwrap();
-    copy_to(&hostile_library(), &stage.plugin());
+    copy_to(hostile_library(), &stage.plugin());
     let error = host.start(&before, crate::stage::limits()).await.err().unwrap();
     assert_eq!(error.code, "witness::plugin::changed");
     start(&host).await.unwrap();
