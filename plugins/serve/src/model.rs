@@ -6,7 +6,7 @@
 //! | running | `running`, at most `num_parallel` | it is done, fails or is cancelled |
 //! | kept | `kept`: keys and values of ended sequences | a request with the same beginning takes it, or its place is needed |
 //!
-//! **Invariant:** running and kept states together are at most `num_parallel`, which is what the memory estimate counts.
+//! **Invariant:** after each step, running and kept states together are at most `num_parallel`, which is what the memory estimate counts.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -53,7 +53,7 @@ struct Kept {
 pub struct Loaded {
     pub(crate) engine: Box<dyn Engine>,
     pub(crate) tokenizer: Tokenizer,
-    template: ChatTemplate,
+    template: Result<ChatTemplate, Diagnostic>,
     info: ModelInfo,
     limits: Limits,
     num_parallel: usize,
@@ -68,7 +68,8 @@ pub struct Loaded {
 pub(crate) struct Parts {
     pub(crate) engine: Box<dyn Engine>,
     pub(crate) tokenizer: Tokenizer,
-    pub(crate) template: ChatTemplate,
+    /// The model's own, or why it cannot be used: only a chat without a template of its own needs it.
+    pub(crate) template: Result<ChatTemplate, Diagnostic>,
     pub(crate) info: ModelInfo,
     pub(crate) num_ctx: usize,
     pub(crate) num_parallel: usize,
@@ -239,10 +240,9 @@ impl Loaded {
 
     /// Ends a sequence. What it has computed is kept for a request that begins the same.
     pub(crate) fn cancel(&mut self, number: u64) {
-        if let Some(at) = self.waiting.iter().position(|sequence| sequence.number == number) {
-            if let Some(sequence) = self.waiting.remove(at) {
-                self.keep(sequence);
-            }
+        let waiting = self.waiting.iter().position(|sequence| sequence.number == number);
+        if let Some(sequence) = waiting.and_then(|at| self.waiting.remove(at)) {
+            self.keep(sequence);
         }
         if let Some(at) = self.running.iter().position(|sequence| sequence.number == number) {
             let sequence = self.running.remove(at);
@@ -257,12 +257,11 @@ impl Loaded {
                 break;
             };
             if sequence.state.is_none() {
-                // A place may have come free since it was asked for: an earlier sequence with the same beginning has ended.
                 sequence.state = Some(self.engine.new_state(self.limits.num_ctx));
             }
             self.running.push(sequence);
         }
-        while self.kept.len() + self.running.len() > self.num_parallel && self.kept.pop_front().is_some() {}
+        self.trim_kept();
     }
 
     /// Keeps the keys and values of an ended sequence, in place of the oldest.
@@ -270,14 +269,16 @@ impl Loaded {
         let Sequence {
             state, tokens, adapter, ..
         } = sequence;
-        if let Some(state @ State::Graph(_)) = state {
-            if state.len() > 0 {
-                self.kept.push_back(Kept { state, tokens, adapter });
-            }
+        if let Some(state @ State::Graph(_)) = state
+            && state.len() > 0
+        {
+            self.kept.push_back(Kept { state, tokens, adapter });
         }
-        while self.kept.len() > self.num_parallel {
-            self.kept.pop_front();
-        }
+    }
+
+    /// Drops the oldest kept states until they and the running ones fit the places that there are.
+    pub(crate) fn trim_kept(&mut self) {
+        while self.kept.len() + self.running.len() > self.num_parallel && self.kept.pop_front().is_some() {}
     }
 
     /// Takes the kept state that shares the longest beginning with `tokens` under the same adapter, cut back to what they share.

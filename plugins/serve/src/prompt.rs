@@ -15,11 +15,11 @@ pub(crate) struct Ready {
     pub(crate) truncated: usize,
 }
 
-/// Makes tokens of a request's prompt. `template` is the model's own, compiled.
+/// Makes tokens of a request's prompt. `template` is the model's own, or why it cannot be used.
 pub(crate) fn tokens(
     request: &GenerateRequest,
     tokenizer: &Tokenizer,
-    template: &ChatTemplate,
+    template: &Result<ChatTemplate, Diagnostic>,
 ) -> Result<Vec<u32>, Diagnostic> {
     match &request.prompt {
         Prompt::Tokens { ids } => Ok(ids.clone()),
@@ -39,13 +39,11 @@ pub(crate) fn tokens(
             variables,
         } => {
             let compiled = own.as_deref().map(ChatTemplate::compile).transpose()?;
-            let text = render(
-                compiled.as_ref().unwrap_or(template),
-                messages,
-                tools,
-                variables,
-                tokenizer,
-            )?;
+            let template = match &compiled {
+                Some(own) => own,
+                None => template.as_ref().map_err(Clone::clone)?,
+            };
+            let text = render(template, messages, tools, variables, tokenizer)?;
             encode(tokenizer, &text, true)
         }
     }
@@ -61,10 +59,11 @@ fn encode(tokenizer: &Tokenizer, text: &str, begins: bool) -> Result<Vec<u32>, D
             parse_special: true,
         },
     )?;
-    if let (true, true, Some(bos)) = (begins, tokenizer.adds_bos(), tokenizer.bos()) {
-        if ids.first() != Some(&bos) {
-            ids.insert(0, bos);
-        }
+    if let Some(bos) = tokenizer
+        .bos()
+        .filter(|bos| begins && tokenizer.adds_bos() && ids.first() != Some(bos))
+    {
+        ids.insert(0, bos);
     }
     Ok(ids)
 }

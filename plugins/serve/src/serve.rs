@@ -78,22 +78,15 @@ impl Serve for CpuServe {
             .map(|n| at_most("num_thread", n, NUM_THREAD_MAX))
             .transpose()?;
         let threads = threads.map(pool).transpose()?;
-        let source = info.chat_template.as_deref();
-        let template = match source.map(ChatTemplate::compile) {
-            Some(Ok(template)) => template,
-            // Only chats need the template; text and tokens run without it. A chat says what is wrong with it.
-            Some(Err(error)) => {
-                log(
-                    Level::Warn,
-                    &format!(
-                        "the model's own chat template cannot be used: {}",
-                        Diagnostic::from(error)
-                    ),
-                );
-                ChatTemplate::compile(plain_template())?
-            }
-            None => ChatTemplate::compile(plain_template())?,
-        };
+        let template = info.chat_template.as_deref().unwrap_or(plain_template());
+        let template = ChatTemplate::compile(template).map_err(|error| {
+            let diagnostic = Diagnostic::from(error);
+            log(
+                Level::Warn,
+                &format!("the model's own chat template cannot be used: {diagnostic}"),
+            );
+            diagnostic
+        });
         let engine: Box<dyn Engine> = match config {
             Some(config) => Box::new(GraphEngine {
                 model: Arc::new(bundle.load(config)?),

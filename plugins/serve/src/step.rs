@@ -31,6 +31,7 @@ impl Loaded {
                 Err(diagnostic) => self.fail(&diagnostic, emit),
             }
         }
+        self.trim_kept();
         self.running.len() + self.waiting.len()
     }
 

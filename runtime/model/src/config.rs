@@ -18,6 +18,8 @@ mod limit {
     pub(super) const HEAD_DIM: u64 = 4096;
     pub(super) const VOCAB: u64 = 1 << 24;
     pub(super) const CONTEXT: u64 = 1 << 30;
+    /// 64 MiB; the largest model in use has 1 MiB. A page of a cache is 64 tokens.
+    pub(super) const KV_BYTES_PER_TOKEN: u64 = 1 << 26;
 }
 
 /// What sets a family apart.
@@ -157,6 +159,14 @@ impl Config {
             return Err(ModelError::config("norm epsilon", norm_epsilon, "0 to 1"));
         }
         rope.frequencies(head_dim)?;
+        let kv_bytes = 8 * n_layers as u64 * n_kv_heads as u64 * head_dim as u64;
+        if kv_bytes > limit::KV_BYTES_PER_TOKEN {
+            return Err(ModelError::config(
+                "keys and values of a token",
+                format!("{kv_bytes} bytes"),
+                format!("at most {}", limit::KV_BYTES_PER_TOKEN),
+            ));
+        }
         Ok(Self {
             family,
             n_layers,

@@ -7,7 +7,7 @@ use witness_formats::FileSet;
 use witness_formats::adapter::Adapter;
 use witness_formats::gguf::rows::{RowOrder, reorder, stored_order};
 use witness_formats::gguf::{GgmlType, Writer, names};
-use witness_formats::hf::{HfConfig, TokenizerConfig};
+use witness_formats::hf::{HfConfig, RopeScaling, TokenizerConfig};
 use witness_formats::safetensors::SafeTensors;
 
 /// Tensor name, shape, bytes.
@@ -81,6 +81,25 @@ pub(crate) fn model(directory: &Path, pre: &str, path: &Path) {
             bytes = reorder(&bytes, tensor.shape()[0], heads, RowOrder::Halves, stored_order(arch)).unwrap();
         }
         entries.push((names::from_hf(arch, name).unwrap(), tensor.shape().to_vec(), bytes));
+    }
+    if let RopeScaling::Llama3 {
+        factor,
+        low_freq_factor,
+        high_freq_factor,
+        original_max_position_embeddings,
+    } = decoder.rope.scaling
+    {
+        let context = original_max_position_embeddings as f64;
+        let half = decoder.head_dim / 2;
+        let factors: Vec<f32> = (0..half)
+            .map(|pair| {
+                let frequency = decoder.rope.theta.powf(-(pair as f64) / half as f64);
+                let turns = context * frequency / (2.0 * std::f64::consts::PI);
+                let kept = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
+                (1.0 / ((1.0 - kept) / factor + kept)) as f32
+            })
+            .collect();
+        entries.push(("rope_freqs.weight".to_owned(), vec![half], floats(&factors)));
     }
     write(writer, &entries, path);
 }

@@ -4,7 +4,8 @@ use witness_plugin_protocol::{FileRef, LoadOptions};
 
 use crate::convert;
 use crate::oracle::{alternate, compare};
-use crate::support::{file, files, load, shared};
+use crate::support::{file, files, greedy, load, shared, text};
+use crate::tiny;
 
 #[test]
 fn peft_adapters_on_gguf_bases() {
@@ -41,4 +42,34 @@ fn gguf_adapters_on_both_forms() {
         );
         compare(&mut session, &root.join("lora_50/adapter_greedy.json"), Some("lora"));
     }
+}
+
+/// Llama 3's rotary scaling is a rule in one format and a tensor of divisors in the other; both give the same answer, which is not that
+/// of the model without it.
+#[test]
+fn scaled_rotary_positions_in_both_forms() {
+    let directory = tiny::model();
+    let prompt = || text(&"a prompt long enough for low frequencies to matter ".repeat(4));
+    let plain = load(files(directory.path()), LoadOptions::default())
+        .unwrap()
+        .run(greedy(prompt(), 24))
+        .ids;
+    let path = directory.path().join("config.json");
+    let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    config["rope_scaling"] = serde_json::json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 64});
+    std::fs::write(&path, config.to_string()).unwrap();
+    let scaled = load(files(directory.path()), LoadOptions::default())
+        .unwrap()
+        .run(greedy(prompt(), 24))
+        .ids;
+    let gguf = tempfile::tempdir().unwrap();
+    let gguf = gguf.path().join("scaled.gguf");
+    convert::model(directory.path(), "gpt-2", &gguf);
+    let through_gguf = load(file(&gguf), LoadOptions::default())
+        .unwrap()
+        .run(greedy(prompt(), 24))
+        .ids;
+    assert_eq!(scaled, through_gguf);
+    assert_ne!(scaled, plain);
 }
