@@ -102,7 +102,7 @@ impl Serve for CpuServe {
         }
         let reply = LoadReply {
             info: info.clone(),
-            resident_bytes: engine.bytes(),
+            resident_bytes: engine.bytes().max(info.memory.weights_bytes),
             num_ctx: num_ctx as u64,
         };
         Ok((

@@ -57,6 +57,21 @@ impl Storage {
     }
 }
 
+/// Returns the bytes that candle takes beside `bytes` of a quantized weight: it keeps a second copy, laid out for the CPU's dot products,
+/// from the first product on. Exact for x86-64 with AVX2 or better (tiles of 16 rows in candle-core 0.11); an upper bound elsewhere.
+pub fn repacked_bytes(storage: &Storage, bytes: u64) -> u64 {
+    let per_hundred = match storage {
+        // 3072 bytes of tile for 2304 of blocks.
+        Storage::Blocks(GgmlDType::Q4K) => 134,
+        // 5120 for 3360.
+        Storage::Blocks(GgmlDType::Q6K) => 153,
+        Storage::Blocks(GgmlDType::Q8_0) => 100,
+        Storage::Blocks(GgmlDType::Q4_0 | GgmlDType::Q5K) if cfg!(target_arch = "aarch64") => 100,
+        _ => 0,
+    };
+    bytes / 100 * per_hundred
+}
+
 impl RawTensor<'_> {
     /// Checks the tensor against the shape that the configuration calls for and copies it into memory.
     /// `interleaved_heads`: the rows are those of so many heads in interleaved order, and are brought to half split.

@@ -14,6 +14,9 @@ const WIDTH: usize = 32;
 const HEAD: usize = 8;
 const FEED_FORWARD: usize = 64;
 
+/// A change of a configuration.
+type Change = fn(&mut Value);
+
 /// Linear layers and norms of one block, by the family's names.
 fn block(family: &str) -> Vec<(&'static str, Vec<usize>)> {
     let mut parts = vec![
@@ -192,7 +195,7 @@ fn what_cannot_be_done_is_refused() {
         (error.code.as_str(), error.kind),
         ("witness::serve::adapters_unsupported", Kind::Unsupported)
     );
-    let changes: [(fn(&mut Value), &str); 5] = [
+    let changes: [(Change, &str); 5] = [
         (
             |config| config["rope_scaling"] = json!({"rope_type": "yarn", "factor": 4.0}),
             "witness::serve::foreign_unsupported",
