@@ -98,7 +98,8 @@ impl Turn {
         let (asked, mut ignored) = Options::read(common.options.unwrap_or(&empty))?;
         let (of_model, _) = Options::read(&stored.parameters)?;
         let (of_files, _) = Options::read(&info.parameters)?;
-        let options = asked.over(of_model).over(of_files);
+        let mut options = asked.over(of_model).over(of_files);
+        ignored.extend(clamp_context(&mut options, &info));
         for warning in &ignored {
             tracing::info!(model = %stored.name, "{warning}");
         }
@@ -242,7 +243,9 @@ pub(crate) fn load_want(
     options: &Options,
     time: Option<KeepAlive>,
 ) -> (Demand, LoadOptions) {
-    let num_ctx = options.num_ctx.or(app.settings.context_length);
+    let num_ctx = options
+        .num_ctx
+        .or(app.settings.context_length.map(|tokens| at_most(tokens, info)));
     let parallel = app.settings.parallel as u64;
     let load = LoadOptions {
         num_ctx,
@@ -308,7 +311,7 @@ pub(crate) fn reckon(info: &ModelInfo, num_ctx: Option<u64>, parallel: u64) -> R
     } else {
         info.context_length
     };
-    let num_ctx = num_ctx.unwrap_or(CONTEXT_DEFAULT.min(trained));
+    let num_ctx = at_most(num_ctx.unwrap_or(CONTEXT_DEFAULT.min(trained)), info);
     Reckoning {
         num_ctx,
         weights: info.memory.weights_bytes,
@@ -319,6 +322,28 @@ pub(crate) fn reckon(info: &ModelInfo, num_ctx: Option<u64>, parallel: u64) -> R
             .saturating_mul(parallel.max(1)),
         overhead: info.memory.overhead_bytes,
     }
+}
+
+/// Returns a context that the model can use.
+fn at_most(tokens: u64, info: &ModelInfo) -> u64 {
+    if info.context_length == 0 {
+        tokens
+    } else {
+        tokens.min(info.context_length)
+    }
+}
+
+/// Cuts a context to what the model was made for, so that neither memory nor a reload is spent on what it cannot use. Returns what to tell.
+pub(crate) fn clamp_context(options: &mut Options, info: &ModelInfo) -> Option<String> {
+    let asked = options.num_ctx?;
+    if info.context_length == 0 || asked <= info.context_length {
+        return None;
+    }
+    options.num_ctx = Some(info.context_length);
+    Some(format!(
+        "option `num_ctx` {asked} is cut to the {} positions that the model was made for",
+        info.context_length
+    ))
 }
 
 /// Packs load options into the scheduler's number: threads above bit 40, context below.
@@ -420,6 +445,11 @@ mod tests {
         assert_eq!(reckon(&info(131_072), None, 2).num_ctx, 4096);
         assert_eq!(reckon(&info(131_072), Some(8192), 2).kv, 8192 * 2 * 10);
         assert_eq!(reckon(&info(0), Some(u64::MAX), 2).total(), u64::MAX, "never overflows");
+        assert_eq!(
+            reckon(&info(256), Some(1_000_000), 1).num_ctx,
+            256,
+            "no more than it was made for"
+        );
     }
 
     #[test]

@@ -154,6 +154,16 @@ async fn a_model_is_shown_whole() {
     ] {
         assert!(modelfile.lines().any(|known| known == line), "{line} in {modelfile}");
     }
+    // Made again from its own Modelfile, it prints the same.
+    let plan = witness_modelfile::parse("Modelfile", modelfile)
+        .unwrap()
+        .plan()
+        .unwrap();
+    assert_eq!(plan.system.as_deref(), Some("You are Mario"));
+    assert_eq!(plan.license, ["MIT", "BSD"]);
+    assert_eq!(plan.parameters_json()["stop"], json!(["<s>", "\n"]));
+    assert_eq!(plan.requires.as_deref(), Some("0.7.0"));
+    assert_eq!(plan.from[0].text, "mario");
     assert!(
         shown["parameters"]
             .as_str()

@@ -61,6 +61,22 @@ async fn other_load_options_load_anew() {
 }
 
 #[tokio::test]
+async fn a_context_beyond_what_the_model_was_made_for_is_cut_and_said() {
+    let daemon = TestDaemon::start(&[]).await;
+    daemon.create("m", "num_ctx 256").await;
+    let mut body = ask("m", "hi");
+    body["options"] = json!({"num_ctx": 1_000_000});
+    let reply = daemon.post("/api/generate", &body).await.json();
+    assert_eq!(
+        reply["ignored_options"],
+        json!(["option `num_ctx` 1000000 is cut to the 256 positions that the model was made for"])
+    );
+    body["options"] = json!({"num_ctx": 2_000_000});
+    daemon.post("/api/generate", &body).await;
+    assert_eq!(daemon.fake.loads(), 1, "both mean the same");
+}
+
+#[tokio::test]
 async fn an_idle_model_makes_room_and_one_that_cannot_fit_is_refused_with_numbers() {
     let daemon = TestDaemon::start(&[("memory_budget", "1000")]).await;
     daemon.create("one", "weights 600").await;
