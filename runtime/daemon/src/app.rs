@@ -10,7 +10,7 @@ use witness_settings::Settings;
 use crate::contexts::Contexts;
 use crate::engine::Engine;
 use crate::guard::Guard;
-use crate::models::actor::Models;
+use crate::models::handle::Models;
 use crate::models::library::Library;
 
 /// Version that the API reports: that of the workspace.

@@ -25,12 +25,14 @@ mod memory;
 mod modelfile;
 mod models;
 mod progress;
+mod reckon;
 mod reply;
 mod routes;
 mod server;
 mod socket;
 mod stall;
 mod template;
+mod tidy;
 mod turn;
 mod wire;
 
@@ -52,7 +54,7 @@ pub use engine::{Answer, Boxed, Engine, Event, Events, LoadedBase, Worker};
 
 use app::App;
 use guard::Guard;
-use models::actor::Models;
+use models::handle::Models;
 use models::library::{Library, blocking};
 use socket::SocketFile;
 
@@ -234,6 +236,7 @@ impl Daemon {
             bound: _,
             _socket,
         } = self;
+        tokio::spawn(tidy::run(app.library.registry.clone(), app.shutdown.clone()));
         server::serve(app, tcp, unix).await;
         tracing::info!("ended");
     }

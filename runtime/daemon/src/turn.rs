@@ -10,19 +10,15 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value};
 use witness_api::{KeepAlive, Options, TOP_LOGPROBS_MAX, Think};
 use witness_diagnostics::{Diagnostic, Kind, near_miss};
-use witness_plugin_protocol::{
-    AdapterSpec, FileRef, GenerateRequest, LoadOptions, ModelInfo, ModelSpec, Prompt, SamplingOptions, Started,
-};
-use witness_registry::{Digest, Lease};
-use witness_scheduler::Demand;
+use witness_plugin_protocol::{AdapterSpec, GenerateRequest, ModelInfo, Prompt, SamplingOptions, Started};
 
 use crate::app::App;
 use crate::contexts::Exchange;
 use crate::engine::{Event, Events};
-use crate::limits::CONTEXT_DEFAULT;
-use crate::models::actor::{Held, Want, keep_alive};
-use crate::models::slot::{AdapterUse, Label};
-use crate::models::stored::{Stored, key_of};
+use crate::models::handle::{Held, Want};
+use crate::models::slot::AdapterUse;
+use crate::models::stored::Stored;
+use crate::reckon::{clamp_context, lease_of, want};
 use crate::reply::{Failure, invalid};
 
 /// Name of no adapter: the base alone.
@@ -218,142 +214,6 @@ impl Turn {
     }
 }
 
-/// Reckons what loading a model takes and says under which key and shape the scheduler knows it.
-fn want(app: &App, stored: &Stored, info: &ModelInfo, options: &Options, time: Option<KeepAlive>) -> Want {
-    let (demand, load) = load_want(app, &stored.base, info, options, time);
-    Want {
-        demand,
-        model: stored.base.clone(),
-        options: load,
-        architecture: info.architecture.clone(),
-        label: Label {
-            name: stored.name.display_short(),
-            digest: stored.digest.hex().to_owned(),
-            details: details(stored, info),
-        },
-        lease: lease_of(app, &stored.base.files),
-    }
-}
-
-/// Returns what the scheduler has to know of a base, and the options that it is loaded with.
-pub(crate) fn load_want(
-    app: &App,
-    base: &ModelSpec,
-    info: &ModelInfo,
-    options: &Options,
-    time: Option<KeepAlive>,
-) -> (Demand, LoadOptions) {
-    let num_ctx = options
-        .num_ctx
-        .or(app.settings.context_length.map(|tokens| at_most(tokens, info)));
-    let parallel = app.settings.parallel as u64;
-    let load = LoadOptions {
-        num_ctx,
-        num_thread: options.num_thread,
-        num_parallel: Some(parallel),
-    };
-    let demand = Demand {
-        key: key_of(&base.files),
-        shape: (num_ctx.is_some() || options.num_thread.is_some()).then(|| shape_of(&load)),
-        shape_default: 0,
-        bytes: reckon(info, num_ctx, parallel).total(),
-        keep_alive: keep_alive(time, app.settings.keep_alive),
-    };
-    (demand, load)
-}
-
-/// Keeps files from the collector.
-pub(crate) fn lease_of(app: &App, files: &[FileRef]) -> Lease {
-    let digests: Vec<Digest> = files
-        .iter()
-        .filter_map(|file| Digest::parse(&file.digest).ok())
-        .collect();
-    app.library.registry.lease(&digests)
-}
-
-/// Returns the details of a model: its config's, or the plugin's findings where the config says nothing.
-pub(crate) fn details(stored: &Stored, info: &ModelInfo) -> witness_api::ModelDetails {
-    let mut details = stored.config.details();
-    let fill = |field: &mut String, value: &str| {
-        if field.is_empty() {
-            value.clone_into(field);
-        }
-    };
-    fill(&mut details.format, &info.format);
-    fill(&mut details.family, &info.architecture);
-    fill(&mut details.quantization_level, &info.quantization);
-    fill(
-        &mut details.parameter_size,
-        &crate::models::config::human_count(info.parameter_count),
-    );
-    details
-}
-
-/// Bytes that loading takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Reckoning {
-    pub(crate) num_ctx: u64,
-    pub(crate) weights: u64,
-    pub(crate) kv: u64,
-    pub(crate) overhead: u64,
-}
-
-impl Reckoning {
-    pub(crate) fn total(self) -> u64 {
-        self.weights.saturating_add(self.kv).saturating_add(self.overhead)
-    }
-}
-
-/// Reckons `weights + overhead + kv_per_token * context * sequences`.
-pub(crate) fn reckon(info: &ModelInfo, num_ctx: Option<u64>, parallel: u64) -> Reckoning {
-    let trained = if info.context_length == 0 {
-        CONTEXT_DEFAULT
-    } else {
-        info.context_length
-    };
-    let num_ctx = at_most(num_ctx.unwrap_or(CONTEXT_DEFAULT.min(trained)), info);
-    Reckoning {
-        num_ctx,
-        weights: info.memory.weights_bytes,
-        kv: info
-            .memory
-            .kv_bytes_per_token
-            .saturating_mul(num_ctx)
-            .saturating_mul(parallel.max(1)),
-        overhead: info.memory.overhead_bytes,
-    }
-}
-
-/// Returns a context that the model can use.
-fn at_most(tokens: u64, info: &ModelInfo) -> u64 {
-    if info.context_length == 0 {
-        tokens
-    } else {
-        tokens.min(info.context_length)
-    }
-}
-
-/// Cuts a context to what the model was made for, so that neither memory nor a reload is spent on what it cannot use. Returns what to tell.
-pub(crate) fn clamp_context(options: &mut Options, info: &ModelInfo) -> Option<String> {
-    let asked = options.num_ctx?;
-    if info.context_length == 0 || asked <= info.context_length {
-        return None;
-    }
-    options.num_ctx = Some(info.context_length);
-    Some(format!(
-        "option `num_ctx` {asked} is cut to the {} positions that the model was made for",
-        info.context_length
-    ))
-}
-
-/// Packs load options into the scheduler's number: threads above bit 40, context below.
-fn shape_of(options: &LoadOptions) -> u64 {
-    const CONTEXT_BITS: u32 = 40;
-    let context = options.num_ctx.unwrap_or(0).min((1 << CONTEXT_BITS) - 1);
-    let threads = options.num_thread.unwrap_or(0).min((1 << (63 - CONTEXT_BITS)) - 1);
-    threads << CONTEXT_BITS | context
-}
-
 fn choose_adapter(stored: &Stored, asked: Option<&str>) -> Result<Option<AdapterSpec>, Failure> {
     match asked {
         None | Some("") => Ok(stored.adapters.first().cloned()),
@@ -427,30 +287,6 @@ fn sampling(options: &Options) -> SamplingOptions {
 mod tests {
     use super::*;
     use serde_json::json;
-    use witness_plugin_protocol::MemoryEstimate;
-
-    #[test]
-    fn memory_is_reckoned_for_the_context_asked_or_made_for() {
-        let memory = MemoryEstimate {
-            weights_bytes: 1000,
-            kv_bytes_per_token: 10,
-            overhead_bytes: 5,
-        };
-        let info = |context_length| ModelInfo {
-            context_length,
-            memory,
-            ..ModelInfo::default()
-        };
-        assert_eq!(reckon(&info(256), None, 1).total(), 1000 + 2560 + 5);
-        assert_eq!(reckon(&info(131_072), None, 2).num_ctx, 4096);
-        assert_eq!(reckon(&info(131_072), Some(8192), 2).kv, 8192 * 2 * 10);
-        assert_eq!(reckon(&info(0), Some(u64::MAX), 2).total(), u64::MAX, "never overflows");
-        assert_eq!(
-            reckon(&info(256), Some(1_000_000), 1).num_ctx,
-            256,
-            "no more than it was made for"
-        );
-    }
 
     #[test]
     fn formats_and_logprobs_are_checked() {
@@ -461,19 +297,5 @@ mod tests {
         assert_eq!(checked_logprobs(true, None).unwrap(), Some(0));
         assert_eq!(checked_logprobs(false, Some(5)).unwrap(), None);
         assert!(checked_logprobs(true, Some(21)).is_err());
-    }
-
-    #[test]
-    fn shapes_differ_by_context_and_threads() {
-        let shape = |num_ctx, num_thread| {
-            shape_of(&LoadOptions {
-                num_ctx,
-                num_thread,
-                num_parallel: Some(1),
-            })
-        };
-        assert_ne!(shape(Some(64), None), shape(Some(128), None));
-        assert_ne!(shape(Some(64), Some(1)), shape(Some(64), Some(2)));
-        assert_eq!(shape(Some(u64::MAX), Some(u64::MAX)) >> 63, 0);
     }
 }

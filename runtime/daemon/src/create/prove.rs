@@ -6,15 +6,14 @@ use std::sync::Arc;
 
 use witness_api::Options;
 use witness_diagnostics::{Diagnostic, Kind};
-use witness_registry::Digest;
 
 use super::order::Order;
 use super::{Lines, say};
 use crate::app::App;
-use crate::models::actor::Want;
 use crate::models::config::WitnessConfig;
+use crate::models::handle::Want;
 use crate::models::slot::Label;
-use crate::turn::{lease_of, load_want};
+use crate::reckon::{lease_of, load_want};
 
 /// Proves every new adapter of an order.
 pub(super) async fn adapters(
@@ -33,7 +32,6 @@ pub(super) async fn adapters(
         architecture: info.architecture.clone(),
         label: Label {
             name: order.name.display_short(),
-            digest: Digest::of(b"").hex().to_owned(),
             ..Label::default()
         },
         lease: lease_of(app, &order.base.files),
@@ -46,7 +44,7 @@ pub(super) async fn adapters(
     })?;
     for adapter in &order.new_adapters {
         say(lines, format!("checking adapter `{}`", adapter.name)).await;
-        let reply = held.slot.prove(adapter).await?;
+        let reply = Arc::clone(&held.slot).prove(adapter.clone()).await?;
         let Some(check) = reply.check else {
             return Err(Diagnostic::new(
                 "witness::daemon::plugin_reply",

@@ -148,26 +148,33 @@ impl Slot {
         Ok((held, true))
     }
 
-    /// Attaches an adapter under a name of its own, runs the base with and without it, and detaches it.
-    pub(crate) async fn prove(&self, spec: &AdapterSpec) -> Result<LoadAdapterReply, Diagnostic> {
-        let _changing = self.changing.lock().await;
-        let name = format!("{}@proof", spec.name);
-        let reply = self
-            .worker
-            .load_adapter(
-                &AdapterSpec {
-                    name: name.clone(),
-                    files: spec.files.clone(),
-                },
-                true,
-            )
-            .await;
-        if reply.is_ok()
-            && let Err(error) = self.worker.unload_adapter(&name).await
-        {
-            tracing::warn!("adapter `{}` was proven but not detached: {error}", spec.name);
+    /// Attaches an adapter under a name of its own, runs the base with and without it, and detaches it. In a task of its own: a client who
+    /// leaves in the middle leaves nothing attached.
+    pub(crate) async fn prove(self: Arc<Self>, spec: AdapterSpec) -> Result<LoadAdapterReply, Diagnostic> {
+        let proof = async move {
+            let _changing = self.changing.lock().await;
+            let name = format!("{}-proof", name_in_worker(&spec));
+            let reply = self
+                .worker
+                .load_adapter(
+                    &AdapterSpec {
+                        name: name.clone(),
+                        files: spec.files,
+                    },
+                    true,
+                )
+                .await;
+            if reply.is_ok()
+                && let Err(error) = self.worker.unload_adapter(&name).await
+            {
+                tracing::warn!("adapter `{}` was proven but not detached: {error}", spec.name);
+            }
+            reply
+        };
+        match tokio::spawn(proof).await {
+            Ok(reply) => reply,
+            Err(_) => Err(super::library::shutting_down()),
         }
-        reply
     }
 
     fn hold(self: &Arc<Self>, name: &str) -> Option<AdapterUse> {

@@ -19,8 +19,8 @@ use crate::body::Json;
 use crate::guard::Door;
 use crate::models::library::shutting_down;
 use crate::progress;
+use crate::reckon::{details, reckon};
 use crate::reply::{self, Failure, Reply, error_body, invalid};
-use crate::turn::{details, reckon};
 
 pub(super) async fn status(State(app): State<Arc<App>>) -> Reply {
     let snapshot = app.models.snapshot().await.ok_or_else(shutting_down)?;

@@ -11,9 +11,9 @@ use crate::app::App;
 use crate::body::Json;
 use crate::modelfile;
 use crate::models::stored::Stored;
+use crate::reckon::details;
 use crate::reply::{self, Reply};
 use crate::template::Template;
-use crate::turn::details;
 
 /// Bytes of a metadata value beyond which it is left out unless the request says `verbose`.
 const VALUE_BYTES_MAX: usize = 4096;

@@ -1,0 +1,192 @@
+//! What a request takes of the machine: memory by estimate, and the options that a base is loaded with.
+
+use witness_api::{KeepAlive, Options};
+use witness_plugin_protocol::{FileRef, LoadOptions, ModelInfo, ModelSpec};
+use witness_registry::{Digest, Lease};
+use witness_scheduler::Demand;
+
+use crate::app::App;
+use crate::limits::CONTEXT_DEFAULT;
+use crate::models::actor::keep_alive;
+use crate::models::handle::Want;
+use crate::models::slot::Label;
+use crate::models::stored::{Stored, key_of};
+
+/// Reckons what loading a model takes and says under which key and shape the scheduler knows it.
+pub(crate) fn want(app: &App, stored: &Stored, info: &ModelInfo, options: &Options, time: Option<KeepAlive>) -> Want {
+    let (demand, load) = load_want(app, &stored.base, info, options, time);
+    Want {
+        demand,
+        model: stored.base.clone(),
+        options: load,
+        architecture: info.architecture.clone(),
+        label: Label {
+            name: stored.name.display_short(),
+            digest: stored.digest.hex().to_owned(),
+            details: details(stored, info),
+        },
+        lease: lease_of(app, &stored.base.files),
+    }
+}
+
+/// Returns what the scheduler has to know of a base, and the options that it is loaded with.
+pub(crate) fn load_want(
+    app: &App,
+    base: &ModelSpec,
+    info: &ModelInfo,
+    options: &Options,
+    time: Option<KeepAlive>,
+) -> (Demand, LoadOptions) {
+    let num_ctx = options
+        .num_ctx
+        .or(app.settings.context_length.map(|tokens| at_most(tokens, info)));
+    let parallel = app.settings.parallel as u64;
+    let load = LoadOptions {
+        num_ctx,
+        num_thread: options.num_thread,
+        num_parallel: Some(parallel),
+    };
+    let demand = Demand {
+        key: key_of(&base.files),
+        shape: (num_ctx.is_some() || options.num_thread.is_some()).then(|| shape_of(&load)),
+        shape_default: 0,
+        bytes: reckon(info, num_ctx, parallel).total(),
+        keep_alive: keep_alive(time, app.settings.keep_alive),
+    };
+    (demand, load)
+}
+
+/// Keeps files from the collector.
+pub(crate) fn lease_of(app: &App, files: &[FileRef]) -> Lease {
+    let digests: Vec<Digest> = files
+        .iter()
+        .filter_map(|file| Digest::parse(&file.digest).ok())
+        .collect();
+    app.library.registry.lease(&digests)
+}
+
+/// Returns the details of a model: its config's, or the plugin's findings where the config says nothing.
+pub(crate) fn details(stored: &Stored, info: &ModelInfo) -> witness_api::ModelDetails {
+    let mut details = stored.config.details();
+    let fill = |field: &mut String, value: &str| {
+        if field.is_empty() {
+            value.clone_into(field);
+        }
+    };
+    fill(&mut details.format, &info.format);
+    fill(&mut details.family, &info.architecture);
+    fill(&mut details.quantization_level, &info.quantization);
+    fill(
+        &mut details.parameter_size,
+        &crate::models::config::human_count(info.parameter_count),
+    );
+    details
+}
+
+/// Bytes that loading takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reckoning {
+    pub(crate) num_ctx: u64,
+    pub(crate) weights: u64,
+    pub(crate) kv: u64,
+    pub(crate) overhead: u64,
+}
+
+impl Reckoning {
+    pub(crate) fn total(self) -> u64 {
+        self.weights.saturating_add(self.kv).saturating_add(self.overhead)
+    }
+}
+
+/// Reckons `weights + overhead + kv_per_token * context * sequences`.
+pub(crate) fn reckon(info: &ModelInfo, num_ctx: Option<u64>, parallel: u64) -> Reckoning {
+    let trained = if info.context_length == 0 {
+        CONTEXT_DEFAULT
+    } else {
+        info.context_length
+    };
+    let num_ctx = at_most(num_ctx.unwrap_or(CONTEXT_DEFAULT.min(trained)), info);
+    Reckoning {
+        num_ctx,
+        weights: info.memory.weights_bytes,
+        kv: info
+            .memory
+            .kv_bytes_per_token
+            .saturating_mul(num_ctx)
+            .saturating_mul(parallel.max(1)),
+        overhead: info.memory.overhead_bytes,
+    }
+}
+
+/// Returns a context that the model can use.
+fn at_most(tokens: u64, info: &ModelInfo) -> u64 {
+    if info.context_length == 0 {
+        tokens
+    } else {
+        tokens.min(info.context_length)
+    }
+}
+
+/// Cuts a context to what the model was made for, so that neither memory nor a reload is spent on what it cannot use. Returns what to tell.
+pub(crate) fn clamp_context(options: &mut Options, info: &ModelInfo) -> Option<String> {
+    let asked = options.num_ctx?;
+    if info.context_length == 0 || asked <= info.context_length {
+        return None;
+    }
+    options.num_ctx = Some(info.context_length);
+    Some(format!(
+        "option `num_ctx` {asked} is cut to the {} positions that the model was made for",
+        info.context_length
+    ))
+}
+
+/// Packs load options into the scheduler's number: threads above bit 40, context below.
+fn shape_of(options: &LoadOptions) -> u64 {
+    const CONTEXT_BITS: u32 = 40;
+    let context = options.num_ctx.unwrap_or(0).min((1 << CONTEXT_BITS) - 1);
+    let threads = options.num_thread.unwrap_or(0).min((1 << (63 - CONTEXT_BITS)) - 1);
+    threads << CONTEXT_BITS | context
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use witness_plugin_protocol::MemoryEstimate;
+
+    #[test]
+    fn memory_is_reckoned_for_the_context_asked_or_made_for() {
+        let memory = MemoryEstimate {
+            weights_bytes: 1000,
+            kv_bytes_per_token: 10,
+            overhead_bytes: 5,
+        };
+        let info = |context_length| ModelInfo {
+            context_length,
+            memory,
+            ..ModelInfo::default()
+        };
+        assert_eq!(reckon(&info(256), None, 1).total(), 1000 + 2560 + 5);
+        assert_eq!(reckon(&info(131_072), None, 2).num_ctx, 4096);
+        assert_eq!(reckon(&info(131_072), Some(8192), 2).kv, 8192 * 2 * 10);
+        assert_eq!(reckon(&info(0), Some(u64::MAX), 2).total(), u64::MAX, "never overflows");
+        assert_eq!(
+            reckon(&info(256), Some(1_000_000), 1).num_ctx,
+            256,
+            "no more than it was made for"
+        );
+    }
+
+    #[test]
+    fn shapes_differ_by_context_and_threads() {
+        let shape = |num_ctx, num_thread| {
+            shape_of(&LoadOptions {
+                num_ctx,
+                num_thread,
+                num_parallel: Some(1),
+            })
+        };
+        assert_ne!(shape(Some(64), None), shape(Some(128), None));
+        assert_ne!(shape(Some(64), Some(1)), shape(Some(64), Some(2)));
+        assert_eq!(shape(Some(u64::MAX), Some(u64::MAX)) >> 63, 0);
+    }
+}
