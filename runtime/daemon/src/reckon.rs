@@ -20,12 +20,17 @@ pub(crate) fn want(app: &App, stored: &Stored, info: &ModelInfo, options: &Optio
         model: stored.base.clone(),
         options: load,
         architecture: info.architecture.clone(),
-        label: Label {
-            name: stored.name.display_short(),
-            digest: stored.digest.hex().to_owned(),
-            details: details(stored, info),
-        },
+        label: label_of(stored, info),
         lease: lease_of(app, &stored.base.files),
+    }
+}
+
+/// Returns what a loaded base is shown as.
+pub(crate) fn label_of(stored: &Stored, info: &ModelInfo) -> Label {
+    Label {
+        name: stored.name.display_short(),
+        digest: stored.digest.hex().to_owned(),
+        details: details(stored, info),
     }
 }
 

@@ -187,6 +187,22 @@ impl Library {
         Ok(info)
     }
 
+    /// Says whether any name still stands on a model's base.
+    pub(crate) async fn is_base_named(&self, stored: &Stored) -> Result<bool, Diagnostic> {
+        let registry = self.registry.clone();
+        let base: BTreeSet<String> = stored.base.files.iter().map(|file| file.digest.clone()).collect();
+        blocking(move || {
+            let entries = registry.list()?;
+            Ok::<_, witness_registry::RegistryError>(entries.iter().any(|entry| {
+                entry
+                    .result
+                    .as_ref()
+                    .is_ok_and(|(manifest, _)| manifest.layers.iter().any(|layer| base.contains(layer.digest.as_str())))
+            }))
+        })
+        .await
+    }
+
     /// Looks into files, in a worker with limits, a few at a time.
     pub(crate) async fn inspect(
         &self,

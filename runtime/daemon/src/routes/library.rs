@@ -12,6 +12,8 @@ use witness_scheduler::KeepAlive;
 use crate::app::{App, VERSION};
 use crate::body::Json;
 use crate::models::library::{blocking, parse_name, shutting_down};
+use crate::models::slot::Label;
+use crate::reckon::label_of;
 use crate::reply::{self, Reply};
 
 /// How far ahead "for ever" lies: clients expect a date.
@@ -33,11 +35,15 @@ pub(super) async fn tags(State(app): State<Arc<App>>) -> Reply {
 
 pub(super) async fn ps(State(app): State<Arc<App>>) -> Reply {
     let snapshot = app.models.snapshot().await.ok_or_else(shutting_down)?;
+    let mut labels = Vec::with_capacity(snapshot.loaded.len());
+    for loaded in &snapshot.loaded {
+        labels.push(whole_label(&app, loaded.slot.label()).await);
+    }
     let mut models: Vec<ProcessModel> = snapshot
         .loaded
         .iter()
-        .map(|loaded| {
-            let label = loaded.slot.label();
+        .zip(labels)
+        .map(|(loaded, label)| {
             let left = match (loaded.view.expires_at_ms, loaded.view.keep_alive) {
                 (Some(at), _) => Duration::from_millis(at.saturating_sub(snapshot.now_ms)),
                 // Busy: it will stay so long after it is done.
@@ -65,6 +71,20 @@ pub(super) async fn ps(State(app): State<Arc<App>>) -> Reply {
     Ok(reply::json(&ProcessResponse { models }))
 }
 
+/// A base that was loaded to prove the adapters of a new model was labelled before that model had a digest.
+async fn whole_label(app: &Arc<App>, label: Label) -> Label {
+    if !label.digest.is_empty() {
+        return label;
+    }
+    let Ok(stored) = app.library.stored(&label.name).await else {
+        return label;
+    };
+    match app.library.info(&stored).await {
+        Ok(info) => label_of(&stored, &info),
+        Err(_) => label,
+    }
+}
+
 pub(super) async fn copy(State(app): State<Arc<App>>, Json(request): Json<CopyRequest>) -> Reply {
     let target = parse_name(&request.destination)?;
     let source = app.library.stored(&request.source).await?.name.clone();
@@ -86,10 +106,19 @@ pub(super) async fn delete(State(app): State<Arc<App>>, Json(request): Json<Dele
     let registry = app.library.registry.clone();
     let report = blocking(move || registry.delete(&name)).await?;
     tracing::info!(model = %request.model, bytes_freed = report.bytes_freed, "deleted");
-    if let Some(stored) = stored
-        && app.models.unload(&stored.base_key).await
-    {
-        app.models.collect_when_free(stored.digests());
+    let Some(stored) = stored else {
+        return Ok(reply::empty());
+    };
+    // A base that other names use stays loaded, unless it is shown under the name that is gone.
+    let snapshot = app.models.snapshot().await.ok_or_else(shutting_down)?;
+    let name = stored.name.display_short();
+    let is_shown = snapshot
+        .loaded
+        .iter()
+        .any(|loaded| loaded.view.key == stored.base_key && loaded.slot.label().name == name);
+    if is_shown || !app.library.is_base_named(&stored).await? {
+        app.models.unload(&stored.base_key).await;
     }
+    app.models.collect_when_free(stored.digests());
     Ok(reply::empty())
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::support::TestDaemon;
@@ -48,6 +48,27 @@ async fn adapters_of_one_base_answer_in_turn_without_a_reload() {
     assert_eq!(ps["models"].as_array().unwrap().len(), 1);
     assert_eq!(ps["models"][0]["size"], 520, "the base once, and two adapters");
     assert_eq!(ps["models"][0]["adapters"], json!(["style", "tone"]));
+}
+
+/// The proof loads a base before its model has a digest; and a second name that goes leaves the base to the first.
+#[tokio::test]
+async fn a_base_is_shown_as_its_model_and_outlives_a_second_name() {
+    let daemon = TestDaemon::start(&[]).await;
+    daemon.create_with_adapters("m", "weights 500", &["tone"]).await;
+    let shown = daemon.get("/api/ps").await.json()["models"][0].clone();
+    let tags = daemon.get("/api/tags").await.json()["models"][0].clone();
+    assert_eq!(shown["digest"], tags["digest"]);
+    assert_eq!(shown["details"], tags["details"]);
+
+    let copy = json!({"source": "m", "destination": "second"});
+    assert_eq!(daemon.post("/api/copy", &copy).await.status, StatusCode::OK);
+    for (name, left) in [("second", 1), ("m", 0)] {
+        let body = json!({ "model": name }).to_string().into_bytes();
+        let deleted = daemon.send(Method::DELETE, "/api/delete", body).await;
+        assert_eq!(deleted.status, StatusCode::OK);
+        let ps = daemon.get("/api/ps").await.json();
+        assert_eq!(ps["models"].as_array().unwrap().len(), left, "after {name} went");
+    }
 }
 
 /// Two models on one base, each with an adapter of the same name but other files.
