@@ -102,7 +102,7 @@ fn token() -> Vec<Row> {
     let home = Home::new();
     let daemon = Daemon::start(&home);
     daemon.make_echo_model("echo");
-    let body = format!(r#"{{"model":"echo","prompt":"a b c d","options":{{"num_predict":{TOKENS}}},"raw":true}}"#);
+    let body = format!(r#"{{"model":"echo","prompt":"emit {TOKENS}","options":{{"num_predict":-1}},"raw":true}}"#);
     daemon.post("/api/generate", &body);
     let times = (0..7)
         .map(|_| {
