@@ -114,6 +114,8 @@ impl Context {
             .wait(self.client.get::<ListResponse>("/api/tags"))
             .unwrap_or_default();
         let names = known.models.iter().map(|model| model.name.trim_end_matches(":latest"));
+        // The daemon says the same in fewer words.
+        refusal.hints.retain(|hint| !hint.contains("`witness list`"));
         let meant = near_misses(name.trim_end_matches(":latest"), names);
         let mut add = |hint: String| {
             if !refusal.hints.contains(&hint) {

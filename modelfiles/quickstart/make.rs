@@ -45,13 +45,13 @@ const END: &str = "<|end|>";
 const ROPE_STEP: f64 = 0.562_341_325_190_349_1;
 
 /// A file to be written: its path below the quick start directory and its bytes.
-pub type File = (String, Vec<u8>);
+pub(crate) type File = (String, Vec<u8>);
 
 /// Returns every file of the quick start model, computed from the text of `answers.txt`.
 ///
 /// # Panics
 /// If the text cannot be said: see [`states`].
-pub fn files(answers: &str) -> Vec<File> {
+pub(crate) fn files(answers: &str) -> Vec<File> {
     let text = Text::read(answers);
     let words = Words::collect(&text);
     let codes = codes(words.list.len());
@@ -118,7 +118,7 @@ impl Text {
 }
 
 /// Cuts text as the pre-tokenizer does: a word with the space before it, or one mark.
-pub fn cut(text: &str) -> Vec<String> {
+fn cut(text: &str) -> Vec<String> {
     let mut pieces: Vec<String> = Vec::new();
     let mut is_word_open = false;
     for character in text.chars() {
@@ -555,7 +555,7 @@ fn tokenizer_config() -> Value {
 }
 
 /// Writes the files beside this one.
-pub fn main() {
+fn main() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("modelfiles/quickstart");
     let answers = std::fs::read_to_string(directory.join("answers.txt")).expect("answers.txt lies beside this file");
     let mut total_bytes = 0;

@@ -20,6 +20,9 @@ use crate::render::table::Table;
 /// Below this much free space a model of usual size does not fit.
 const FREE_BYTES_LOW: u64 = 5_000_000_000;
 
+/// How long the daemon may take to answer; another program on its port may never do.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -63,7 +66,11 @@ struct Report {
 
 /// Looks at everything and prints what it found. A problem also makes the exit code that of the environment.
 pub(crate) fn doctor(context: &Context, arguments: &Listing) -> Outcome<ExitCode> {
-    let status = context.wait(context.client.get::<StatusResponse>("/api/witness/status"));
+    let status = context.wait(
+        context
+            .client
+            .get_within::<StatusResponse>("/api/witness/status", PATIENCE),
+    );
     let mut checks = vec![
         path(),
         daemon(status.as_ref().ok()),

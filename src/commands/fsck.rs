@@ -10,7 +10,7 @@ use crate::context::{Context, Outcome};
 use crate::render::output;
 use crate::render::progress::Bars;
 
-/// Checks the store. The exit code is that of damage when anything is left unrepaired.
+/// Checks the store. The exit code is that of damage when any is left; files that nobody needs are only reported.
 pub(crate) fn fsck(context: &Context, arguments: &Fsck) -> Outcome<ExitCode> {
     let client = context.daemon()?;
     let request = FsckRequest {
@@ -53,7 +53,10 @@ pub(crate) fn fsck(context: &Context, arguments: &Fsck) -> Outcome<ExitCode> {
     } else {
         output::print(&text(&report))?;
     }
-    let is_sound = report.problems.iter().all(|problem| problem.repaired.is_some());
+    let is_sound = report
+        .problems
+        .iter()
+        .all(|problem| problem.repaired.is_some() || !problem.is_damage);
     Ok(if is_sound {
         ExitCode::SUCCESS
     } else {
@@ -105,7 +108,8 @@ mod tests {
                 object: "sha256:9f2c".into(),
                 models: vec!["quick:latest".into()],
                 message: "the content has another digest".into(),
-                repaired: None,
+                is_damage: true,
+                ..FsckProblem::default()
             }],
             ..FsckProgress::default()
         };

@@ -1,6 +1,6 @@
 //! A temporary home and the real daemon in it, reached over plain HTTP/1.1 written by hand, so that nothing of ours measures itself.
 //! Shared by the whole-program tests and the figures; each uses a part of it.
-#![allow(dead_code, reason = "each test program uses a part of the harness")]
+#![expect(dead_code, reason = "each test program uses a part of the harness")]
 
 pub(crate) mod gguf;
 

@@ -43,12 +43,12 @@ impl Sources {
         let mut sources = Self::default();
         for source in &plan.from {
             let path = follow(&source.text, roots)?;
-            // `FROM llama3.2` is a name unless something of that name lies beside the Modelfile.
-            if !source.is_path() && !path.exists() {
-                sources.from = Some(source.text.clone());
-                continue;
+            match model_files(&path) {
+                Ok(files) => sources.base.extend(files),
+                // `FROM llama3.2` is a name unless a model of that name lies beside the Modelfile.
+                Err(refusal) if source.is_path() || refusal.is_pickle() => return Err(refusal),
+                Err(_) => sources.from = Some(source.text.clone()),
             }
-            sources.base.extend(model_files(&path)?);
         }
         for adapter in &plan.adapters {
             let name = adapter.name.clone().unwrap_or_else(|| ADAPTER_UNNAMED.to_owned());
@@ -188,5 +188,9 @@ mod tests {
         };
         assert_eq!(find("FROM llama3.2:3b").unwrap().from.as_deref(), Some("llama3.2:3b"));
         assert!(matches!(find("FROM ./llama3.2"), Err(ClientError::File { .. })));
+        fs::create_dir(directory.path().join("notes")).unwrap();
+        assert_eq!(find("FROM notes").unwrap().from.as_deref(), Some("notes"));
+        fs::write(directory.path().join("notes/pytorch_model.bin"), "").unwrap();
+        assert!(find("FROM notes").unwrap_err().is_pickle());
     }
 }

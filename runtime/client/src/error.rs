@@ -54,6 +54,14 @@ pub enum ClientError {
         /// What is wrong with it.
         detail: String,
     },
+    /// Whoever listens accepts connections and says nothing.
+    #[error("no answer to `{request}` within {waited_s} s")]
+    Silent {
+        /// Method and path.
+        request: String,
+        /// Seconds waited.
+        waited_s: u64,
+    },
     /// An answer is larger than this client accepts.
     #[error("the daemon's answer to `{request}` is longer than {limit_bytes} bytes")]
     TooLong {
@@ -90,6 +98,11 @@ impl ClientError {
     /// Returns true when nobody listens: the case in which starting a daemon helps.
     pub fn is_not_running(&self) -> bool {
         matches!(self, ClientError::NotRunning { .. })
+    }
+
+    /// Returns true when there are weights, but in a form that is never opened.
+    pub(crate) fn is_pickle(&self) -> bool {
+        matches!(self, ClientError::Source { kind, .. } if *kind == Kind::Unsupported)
     }
 }
 
@@ -129,6 +142,8 @@ impl From<ClientError> for Diagnostic {
                     .cause(detail)
                     .hint("is it another program, or another version, that listens there? `witness doctor` tells")
             }
+            ClientError::Silent { .. } => Diagnostic::new("witness::client::silent", Kind::Environment, message)
+                .hint("is it another program that listens there? `witness doctor` tells"),
             ClientError::TooLong { .. } => Diagnostic::new("witness::client::too_long", Kind::Environment, message)
                 .hint("is it another program that listens there? `witness doctor` tells"),
             ClientError::File { path, source } => {

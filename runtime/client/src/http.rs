@@ -30,6 +30,11 @@ pub(crate) const BODY_BYTES_MAX: usize = 64 << 20;
 /// How long one address may take to accept. A local daemon takes microseconds; a host that is switched off would take minutes.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a question without work behind it may take. A listing takes milliseconds; the first one after a start may look at plugins.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the daemon behind a socket may take to say which host it listens on.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// What a request sends.
 pub(crate) type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
@@ -86,13 +91,12 @@ impl Client {
         if self.host == HostAddr::default() {
             return dial(&socket).await.is_ok();
         }
-        let request = Call::get("/api/witness/status");
-        match self.call_at(&socket, request).await {
-            Ok(answer) => {
-                matches!(answer.json::<StatusResponse>().await, Ok(status) if status.host == self.host.to_string())
-            }
-            Err(_) => false,
-        }
+        let status = async {
+            let answer = self.call_at(&socket, Call::get("/api/witness/status")).await?;
+            answer.json::<StatusResponse>().await
+        };
+        let status = tokio::time::timeout(PROBE_TIMEOUT, status).await;
+        matches!(status, Ok(Ok(status)) if status.host == self.host.to_string())
     }
 
     fn not_running(&self, source: std::io::Error) -> ClientError {
@@ -104,7 +108,18 @@ impl Client {
 
     /// Sends a GET and reads the JSON answer.
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.call(Call::get(path)).await?.json().await
+        self.get_within(path, ANSWER_TIMEOUT).await
+    }
+
+    /// As [`Client::get`], but waits no longer than this.
+    pub async fn get_within<T: DeserializeOwned>(&self, path: &str, limit: Duration) -> Result<T, ClientError> {
+        let answer = async { self.call(Call::get(path)).await?.json().await };
+        tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| {
+            Err(ClientError::Silent {
+                request: format!("GET {path}"),
+                waited_s: limit.as_secs(),
+            })
+        })
     }
 
     /// Sends a JSON body and reads the JSON answer.

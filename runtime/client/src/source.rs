@@ -244,7 +244,8 @@ mod tests {
 
     #[test]
     fn a_directory_is_told_by_its_names() {
-        let cases: &[(&[&str], Result<&[&str], &str>)] = &[
+        type Case<'a> = (&'a [&'a str], Result<&'a [&'a str], &'a str>);
+        let cases: &[Case<'_>] = &[
             (
                 &[
                     "config.json",

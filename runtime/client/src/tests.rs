@@ -83,7 +83,8 @@ async fn lines_arrive_one_by_one_and_an_error_line_ends_them() {
 #[tokio::test]
 async fn strangers_and_torn_answers_are_told_apart() {
     let home = tempfile::tempdir().unwrap();
-    let cases: [(&str, fn(&ClientError) -> bool); 4] = [
+    type Case = (&'static str, fn(&ClientError) -> bool);
+    let cases: [Case; 4] = [
         ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello", |error| {
             matches!(error, ClientError::Malformed { .. })
         }),

@@ -1,0 +1,24 @@
+//! The real program, verb by verb: a temporary home, the real daemon, the real plugins, real HTTP. No network, nothing global.
+//!
+//! `desk` is what every test sits at; the other modules are one verb or one promise each.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+
+mod client_of_ollama;
+mod create;
+mod daemon;
+mod desk;
+mod doctor;
+mod fsck;
+mod help;
+mod list;
+mod names;
+mod oracle;
+mod plugin;
+mod quickstart;
+mod readme;
+mod run;
+mod show;
+mod talk;
