@@ -1,7 +1,7 @@
 """Drives `witness run` in a pseudo-terminal, as a person would. Run by tests/e2e/talk.rs.
 
 Arguments: a file with lines to type, then the command. Waits for the prompt before each line. A line `^C` presses Ctrl-C, `^D` ends
-the input. Prints everything that the terminal showed.
+the input, and `~^C` presses Ctrl-C while an answer is waited for. Prints everything that the terminal showed.
 """
 
 import os
@@ -41,8 +41,8 @@ def read(until):
 
 
 for line in lines:
-    read(PROMPTS)
-    os.write(terminal, {"^C": b"\x03", "^D": b"\x04"}.get(line, line.encode() + b"\r"))
+    read((b"thinking",) if line == "~^C" else PROMPTS)
+    os.write(terminal, {"^C": b"\x03", "~^C": b"\x03", "^D": b"\x04"}.get(line, line.encode() + b"\r"))
 read([b"\0never\0"])
 os.waitpid(pid, 0)
 sys.stdout.buffer.write(shown)

@@ -5,8 +5,8 @@ use std::process::Command;
 use crate::desk::{Desk, finish};
 use crate::harness;
 
-/// Types these lines into `witness run quick` and returns what the terminal showed, without its control sequences.
-fn talk(desk: &Desk, lines: &[&str]) -> Option<String> {
+/// Types these lines into `witness run MODEL` and returns what the terminal showed, without its control sequences.
+fn talk(desk: &Desk, model: &str, lines: &[&str]) -> Option<String> {
     if Command::new("python3").arg("--version").output().is_err() {
         eprintln!("skipped: this test needs python3 for a pseudo-terminal");
         return None;
@@ -18,7 +18,7 @@ fn talk(desk: &Desk, lines: &[&str]) -> Option<String> {
         .arg(harness::checkout().join("tests/compat/talk.py"))
         .arg(typed)
         .arg(env!("CARGO_BIN_EXE_witness"));
-    command.args(["run", "quick", "--nowordwrap"]);
+    command.args(["run", model, "--nowordwrap"]);
     for (name, value) in aimed.get_envs() {
         match value {
             Some(value) => command.env(name, value),
@@ -63,7 +63,9 @@ fn a_talk_remembers_switches_and_saves() {
         "/?",
         "/bye",
     ];
-    let Some(shown) = talk(&desk, &lines) else { return };
+    let Some(shown) = talk(&desk, "quick", &lines) else {
+        return;
+    };
     for words in [
         "A plugin does the heavy work, such as running a model.",
         "answering with `pirate`",
@@ -88,10 +90,27 @@ fn a_talk_remembers_switches_and_saves() {
 #[test]
 fn ctrl_c_stays_and_ctrl_d_leaves() {
     let desk = Desk::with_quick();
-    let Some(shown) = talk(&desk, &["^C", "/load nobody", "hi", "^D"]) else {
+    let Some(shown) = talk(&desk, "quick", &["^C", "/load nobody", "hi", "^D"]) else {
         return;
     };
     assert!(shown.contains("Type /bye"), "{shown}");
     assert!(shown.contains("`nobody`"), "{shown}");
     assert!(shown.contains("Hello! I am the quick start model"), "{shown}");
+}
+
+// Ctrl-C stops an answer that does not come, not the program: the talk goes on at its prompt.
+#[test]
+fn ctrl_c_stops_the_answer_and_not_the_program() {
+    let desk = Desk::new();
+    desk.write("echo.hostile", "HOSTILE1\n");
+    desk.run_with(
+        ["create", "mute", "-f", "-"],
+        "FROM ./echo.hostile\nTEMPLATE {{ messages[-1].content }}\n",
+    )
+    .ok();
+    let lines = ["hostile! step:hang", "~^C", "/set verbos", "/bye"];
+    let Some(shown) = talk(&desk, "mute", &lines) else {
+        return;
+    };
+    assert!(shown.contains("did you mean `verbose`?"), "{shown}");
 }
