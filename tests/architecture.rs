@@ -44,6 +44,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("settings", &["diagnostics"]),
     ("formats", &["diagnostics"]),
     ("template", &["diagnostics"]),
+    ("dataset", &["diagnostics"]),
     ("tokenizer", &["formats", "diagnostics"]),
     ("model", &["formats", "diagnostics"]),
     ("dataset", &["diagnostics"]),
