@@ -21,4 +21,5 @@ mod quickstart;
 mod readme;
 mod run;
 mod show;
+mod stories;
 mod talk;
