@@ -1,0 +1,104 @@
+//! The end of the decoder: last norm, output matrix and loss, on the tokens that predict a target alone and by chunks of rows.
+//!
+//! Logits of all tokens at once would be the largest tensor of the whole pass (1,024 tokens of a vocabulary of 152,000: 0.6 GB); a chunk's become their own
+//! gradient in place and are gone with it.
+
+use super::{Context, Decoder};
+use crate::kernels::{cross_entropy_rows, rms_norm, rms_norm_backward, rms_statistics};
+use crate::linear::{Flow, Pass};
+use crate::parameters::Gradients;
+use crate::real::Real;
+
+/// How much one chunk of logits may take: enough rows for full speed of the product, small beside the activations.
+pub const LOGITS_BYTES_MAX: usize = 64 << 20;
+/// At least so many rows, whatever the vocabulary: fewer would read the whole matrix for a few products.
+const CHUNK_ROWS_MIN: usize = 64;
+
+impl Decoder {
+    fn chunk_rows<T>(&self) -> usize {
+        (LOGITS_BYTES_MAX / (self.config.vocab_size * size_of::<T>())).max(CHUNK_ROWS_MIN)
+    }
+
+    /// Returns the rows of `x`, `[n, d]`, that predict a target, with the statistics of their norm.
+    fn predicting<T: Real>(&self, x: &[T], tokens: &[usize]) -> (Vec<T>, Vec<T>) {
+        let d = self.config.hidden_size;
+        let rows: Vec<T> = tokens
+            .iter()
+            .flat_map(|token| &x[token * d..(token + 1) * d])
+            .copied()
+            .collect();
+        let statistics = rms_statistics(&rows, d, self.config.rms_norm_eps);
+        (rows, statistics)
+    }
+
+    /// Returns the sum of losses.
+    pub(super) fn loss<T: Real>(&self, context: &Context<'_, T>, x: &[T]) -> f64 {
+        let d = self.config.hidden_size;
+        let (rows, statistics) = self.predicting(x, context.batch.predicting());
+        let normed = rms_norm(&rows, context.parameters.values(self.norm), &statistics);
+        let n_rows = self.chunk_rows::<T>();
+        let chunks = normed
+            .chunks(n_rows * d)
+            .zip(context.batch.targets().chunks(n_rows))
+            .enumerate();
+        let losses = chunks.map(|(chunk, (normed, targets))| {
+            let pass = pass_of_chunk(context.pass, chunk * n_rows);
+            let (mut logits, _) = self.head.forward(context.parameters, normed, pass);
+            cross_entropy_rows(&mut logits, self.config.vocab_size, targets, None)
+        });
+        losses.sum()
+    }
+
+    /// Returns the sum of losses and the gradient of `scale` times it with respect to `x`; adds those of norm and output matrix.
+    pub(super) fn loss_backward<T: Real>(
+        &self,
+        context: &Context<'_, T>,
+        gradients: &mut Gradients<T>,
+        x: &[T],
+        scale: f64,
+    ) -> (f64, Vec<T>) {
+        let (parameters, d) = (context.parameters, self.config.hidden_size);
+        let weight = parameters.values(self.norm);
+        let (rows, statistics) = self.predicting(x, context.batch.predicting());
+        let normed = rms_norm(&rows, weight, &statistics);
+        let mut dnormed = vec![T::ZERO; normed.len()];
+        let n_rows = self.chunk_rows::<T>();
+        let targets = context.batch.targets().chunks(n_rows);
+        let chunks = normed
+            .chunks(n_rows * d)
+            .zip(dnormed.chunks_mut(n_rows * d))
+            .zip(targets);
+        let mut loss = 0.0;
+        for (chunk, ((normed, dnormed), targets)) in chunks.enumerate() {
+            let pass = pass_of_chunk(context.pass, chunk * n_rows);
+            let (mut logits, tape) = self.head.forward(parameters, normed, pass);
+            let scale = Some(T::from_f64(scale));
+            loss += cross_entropy_rows(&mut logits, self.config.vocab_size, targets, scale);
+            let flow = Flow {
+                x: normed,
+                dy: &logits,
+                pass,
+            };
+            self.head.backward(parameters, gradients, &tape, flow, Some(dnormed));
+        }
+        let mut drows = vec![T::ZERO; rows.len()];
+        let dweight = gradients.get_mut(self.norm);
+        rms_norm_backward(&mut drows, dweight, &dnormed, &rows, weight, &statistics);
+        let mut dx = vec![T::ZERO; x.len()];
+        for (token, drow) in context.batch.predicting().iter().zip(drows.chunks_exact(d)) {
+            dx[token * d..(token + 1) * d].copy_from_slice(drow);
+        }
+        (loss, dx)
+    }
+
+    /// Returns the logits of some tokens.
+    pub(super) fn logits_of<T: Real>(&self, context: &Context<'_, T>, x: &[T], tokens: &[usize]) -> Vec<T> {
+        let (rows, statistics) = self.predicting(x, tokens);
+        let normed = rms_norm(&rows, context.parameters.values(self.norm), &statistics);
+        self.head.forward(context.parameters, &normed, context.pass).0
+    }
+}
+
+fn pass_of_chunk(pass: Pass, first_row: usize) -> Pass {
+    Pass { first_row, ..pass }
+}

@@ -1,0 +1,72 @@
+//! Training mathematics: forward and backward of one decoder graph, losses, AdamW and the step that ties them, without an autograd.
+//!
+//! What: full training, LoRA, rsLoRA and DoRA of Llama, Mistral and Qwen2 over packed rows of tokens, equal to Transformers with PEFT. What not: no data files, no
+//! tokenizer, no templates, no clock, no recipe, no jobs; the caller brings rows and gets losses, weights and files.
+//!
+//! | module | knows |
+//! | --- | --- |
+//! | [`Batch`] | rows packed without padding, targets shifted inside each |
+//! | [`Method`], [`LoraMethod`] | what is trained, in the words of PEFT's LoraConfig |
+//! | [`Decoder`] | the graph, forward and backward; memory and cost are sketched there |
+//! | [`Schedule`], [`AdamW`] | rates and moments, as Transformers and torch compute them |
+//! | [`Trainer`] | the optimizer step, evaluation, resume |
+//! | [`output`] | PEFT directories, whole models, checkpoints on disk |
+//!
+//! Every loop is generic over [`Real`]: f32 trains, f64 proves the gradients by finite differences.
+//!
+//! **Invariant:** the same inputs give the same bits, with any number of threads: no sum is ever split among them.
+//!
+//! ```no_run
+//! use witness_formats::{FileSet, hf::HfConfig, safetensors::SafeTensors};
+//! use witness_training::{AdamW, Batch, Decay, LoraMethod, Method, Sample, Schedule, Trainer, TrainerOptions};
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let files = FileSet::from_directory("model".as_ref())?;
+//! let schedule = Schedule { learning_rate: 2e-4, decay: Decay::Cosine, warmup_steps: 10, n_steps: 100 };
+//! let options = TrainerOptions {
+//!     schedule,
+//!     adamw: AdamW::default(),
+//!     max_grad_norm: Some(1.0),
+//!     recompute: Default::default(),
+//!     seed: 42,
+//!     n_threads: None,
+//! };
+//! let method = Method::Lora(Box::new(LoraMethod::new(16, 32.0, &["q_proj", "v_proj"])?));
+//! let config = HfConfig::load(&files)?.decoder()?;
+//! let mut trainer: Trainer = Trainer::new(&config, &SafeTensors::open(&files)?, method, options)?;
+//! let batch = Batch::pack([Sample { ids: &[1, 2, 3], is_target: &[false, true, true] }])?;
+//! let report = trainer.step(&[batch], &|| false)?;
+//! println!("{report:?}");
+//! trainer.write_adapter("adapter".as_ref(), Some("model"))?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod attention;
+mod batch;
+mod build;
+mod decoder;
+mod error;
+mod kernels;
+mod linear;
+mod matmul;
+mod method;
+mod optimizer;
+pub mod output;
+mod parameters;
+mod random;
+mod real;
+mod rope;
+mod schedule;
+mod trainer;
+
+pub use batch::{BATCH_TOKENS_MAX, Batch, Sample};
+pub use build::{RandomWeights, build};
+pub use decoder::{Decoder, GradientOptions, LOGITS_BYTES_MAX, Recompute};
+pub use error::{Result, TrainingError};
+pub use method::{LoraMethod, Method};
+pub use optimizer::AdamW;
+pub use parameters::{Gradients, Parameter, Parameters, WeightSource};
+pub use random::Stream;
+pub use real::Real;
+pub use schedule::{Decay, Schedule};
+pub use trainer::{StepReport, Trainer, TrainerOptions};

@@ -1,0 +1,214 @@
+//! Matrix products over slices with strides: the one door to the `gemm` crate.
+//!
+//! A transposed operand is the same slice with its strides swapped, so no product here copies. The sums over the inner dimension are never split among
+//! threads; a result therefore has the same bits with any number of them.
+
+#![expect(
+    unsafe_code,
+    reason = "gemm takes pointers; the strides are proven to stay inside the slices first"
+)]
+
+use crate::real::Real;
+
+/// A matrix in a slice, row `r` and column `c` at `r * row_stride + c * column_stride`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct View<'a, T> {
+    data: &'a [T],
+    layout: Layout,
+}
+
+/// A matrix in a slice that is written.
+#[derive(Debug)]
+pub(crate) struct ViewMut<'a, T> {
+    data: &'a mut [T],
+    layout: Layout,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Layout {
+    n_rows: usize,
+    n_columns: usize,
+    row_stride: usize,
+    column_stride: usize,
+}
+
+/// What happens to the product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Into {
+    /// It replaces what was there.
+    Replace,
+    /// It is added to what was there.
+    Add,
+}
+
+/// Who computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Workers {
+    /// The calling thread.
+    One,
+    /// All threads of the current rayon pool.
+    All,
+}
+
+impl Layout {
+    fn new(n_rows: usize, n_columns: usize, row_stride: usize, column_stride: usize, len: usize) -> Layout {
+        let layout = Layout {
+            n_rows,
+            n_columns,
+            row_stride,
+            column_stride,
+        };
+        let last = |count: usize, stride: usize| (count - 1).checked_mul(stride);
+        let is_inside = n_rows == 0
+            || n_columns == 0
+            || last(n_rows, row_stride)
+                .zip(last(n_columns, column_stride))
+                .and_then(|(row, column)| row.checked_add(column))
+                .is_some_and(|end| end < len);
+        assert!(is_inside, "a matrix {layout:?} does not lie in {len} elements");
+        layout
+    }
+}
+
+impl<'a, T> View<'a, T> {
+    /// Sees a slice as a row-major matrix.
+    pub(crate) fn new(data: &'a [T], n_rows: usize, n_columns: usize) -> View<'a, T> {
+        View {
+            layout: Layout::new(n_rows, n_columns, n_columns, 1, data.len()),
+            data,
+        }
+    }
+
+    /// Sees the transposed matrix.
+    pub(crate) fn transposed(self) -> View<'a, T> {
+        let Layout {
+            n_rows,
+            n_columns,
+            row_stride,
+            column_stride,
+        } = self.layout;
+        View {
+            layout: Layout::new(n_columns, n_rows, column_stride, row_stride, self.data.len()),
+            data: self.data,
+        }
+    }
+}
+
+impl<'a, T> ViewMut<'a, T> {
+    /// Sees a slice as a row-major matrix.
+    pub(crate) fn new(data: &'a mut [T], n_rows: usize, n_columns: usize) -> ViewMut<'a, T> {
+        ViewMut {
+            layout: Layout::new(n_rows, n_columns, n_columns, 1, data.len()),
+            data,
+        }
+    }
+}
+
+/// Computes `target = scale * left * right`, or adds it to `target`.
+///
+/// # Panics
+/// If the shapes do not fit.
+pub(crate) fn matmul<T: Real>(
+    target: ViewMut<'_, T>,
+    into: Into,
+    scale: T,
+    left: View<'_, T>,
+    right: View<'_, T>,
+    workers: Workers,
+) {
+    let (m, k, n) = (left.layout.n_rows, left.layout.n_columns, right.layout.n_columns);
+    assert_eq!(right.layout.n_rows, k, "inner dimensions differ");
+    assert_eq!(
+        (target.layout.n_rows, target.layout.n_columns),
+        (m, n),
+        "the target has another shape"
+    );
+    if m == 0 || n == 0 {
+        return;
+    }
+    if k == 0 {
+        if into == Into::Replace {
+            for row in 0..m {
+                for column in 0..n {
+                    target.data[row * target.layout.row_stride + column * target.layout.column_stride] = T::ZERO;
+                }
+            }
+        }
+        return;
+    }
+    let parallelism = match workers {
+        Workers::One => gemm::Parallelism::None,
+        Workers::All => gemm::Parallelism::Rayon(0),
+    };
+    // SAFETY: `Layout::new` proved for each of the three that its last element, and as strides are not negative every element, lies inside its slice, and the
+    // assertions above that m, n and k are the dimensions of those layouts. `target` is borrowed mutably, so it overlaps neither operand. Strides fit isize
+    // because a slice is at most isize::MAX bytes long. T is f32 or f64, as `Real` has no other implementation in this crate and `Real` types are checked by gemm.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            target.data.as_mut_ptr(),
+            target.layout.column_stride as isize,
+            target.layout.row_stride as isize,
+            into == Into::Add,
+            left.data.as_ptr(),
+            left.layout.column_stride as isize,
+            left.layout.row_stride as isize,
+            right.data.as_ptr(),
+            right.layout.column_stride as isize,
+            right.layout.row_stride as isize,
+            T::ONE,
+            scale,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Sizes around the blocks of the library, every transposition, with and without adding, against three loops.
+    #[test]
+    fn products_equal_three_loops() {
+        for (m, n, k) in [(1, 1, 1), (3, 5, 7), (17, 33, 65), (64, 16, 1), (5, 4, 0), (0, 3, 2)] {
+            let left: Vec<f64> = (0..m * k).map(|at| (at % 7) as f64 - 3.0).collect();
+            let right: Vec<f64> = (0..k * n).map(|at| (at % 5) as f64 - 2.0).collect();
+            let mut wanted = vec![0.0; m * n];
+            for row in 0..m {
+                for column in 0..n {
+                    wanted[row * n + column] = (0..k)
+                        .map(|at| left[row * k + at] * right[at * n + column])
+                        .sum::<f64>()
+                        * 2.0;
+                }
+            }
+            let turned = |data: &[f64], rows: usize, columns: usize| -> Vec<f64> {
+                (0..rows * columns)
+                    .map(|at| data[(at % rows) * columns + at / rows])
+                    .collect()
+            };
+            let (left_turned, right_turned) = (turned(&left, m, k), turned(&right, k, n));
+            let lefts = [View::new(&left, m, k), View::new(&left_turned, k, m).transposed()];
+            let rights = [View::new(&right, k, n), View::new(&right_turned, n, k).transposed()];
+            for (a, b) in lefts.into_iter().flat_map(|a| rights.map(|b| (a, b))) {
+                let mut found = vec![9.0; m * n];
+                matmul(ViewMut::new(&mut found, m, n), Into::Replace, 2.0, a, b, Workers::One);
+                assert_eq!(found, wanted);
+                matmul(ViewMut::new(&mut found, m, n), Into::Add, 2.0, a, b, Workers::All);
+                let twice: Vec<f64> = wanted.iter().map(|value| 2.0 * value).collect();
+                assert_eq!(found, twice);
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "does not lie in")]
+    fn a_matrix_must_lie_in_its_slice() {
+        let _ = View::new(&[0.0f32; 5], 2, 3);
+    }
+}

@@ -1,0 +1,159 @@
+//! All weights of a model by number, and the gradients of the trained ones.
+//!
+//! Memory: 4 bytes (f32) a weight; a trained one takes 12 more (gradient, two moments of AdamW).
+
+use witness_formats::TensorRef;
+use witness_formats::safetensors::SafeTensors;
+
+use crate::error::{Result, TrainingError};
+use crate::real::Real;
+
+/// The number of a parameter; only [`Parameters::add`] makes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ParameterId(usize);
+
+/// One tensor of weights.
+#[derive(Clone, Debug)]
+pub struct Parameter<T> {
+    /// Its name, as in the base model's files or, for an adapter, below `base_model.model.`.
+    pub name: String,
+    /// Its shape, row-major.
+    pub shape: Vec<usize>,
+    /// Its values.
+    pub values: Vec<T>,
+    /// Whether it is trained.
+    pub is_trained: bool,
+    /// Whether weight decay applies: not to biases and not to the weights of norms.
+    pub is_decayed: bool,
+}
+
+/// All parameters of a model.
+#[derive(Clone, Debug, Default)]
+pub struct Parameters<T> {
+    all: Vec<Parameter<T>>,
+}
+
+/// The gradients of the trained parameters.
+#[derive(Clone, Debug)]
+pub struct Gradients<T> {
+    all: Vec<Option<Vec<T>>>,
+}
+
+/// Where weights come from. Names are those of Hugging Face; rows of queries and keys are in half-split order.
+pub trait WeightSource {
+    /// Returns the shape and values of a tensor, or nothing where there is none of this name.
+    fn weight(&self, name: &str) -> Result<Option<(Vec<usize>, Vec<f32>)>>;
+}
+
+impl WeightSource for SafeTensors {
+    fn weight(&self, name: &str) -> Result<Option<(Vec<usize>, Vec<f32>)>> {
+        let read = |tensor: &TensorRef| -> Result<_> { Ok((tensor.shape().to_vec(), tensor.to_f32()?)) };
+        self.tensor(name).map(read).transpose()
+    }
+}
+
+impl<T: Real> Parameters<T> {
+    /// Returns all of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Parameter<T>> {
+        self.all.iter()
+    }
+
+    /// Returns the trained ones.
+    pub fn trained(&self) -> impl Iterator<Item = &Parameter<T>> {
+        self.all.iter().filter(|parameter| parameter.is_trained)
+    }
+
+    pub(crate) fn trained_mut(&mut self) -> impl Iterator<Item = &mut Parameter<T>> {
+        self.all.iter_mut().filter(|parameter| parameter.is_trained)
+    }
+
+    /// Returns how many values there are, and how many of them are trained.
+    pub fn count(&self) -> (usize, usize) {
+        let sum = |trained_only: bool| {
+            let counted = self
+                .all
+                .iter()
+                .filter(|parameter| parameter.is_trained || !trained_only);
+            counted.map(|parameter| parameter.values.len()).sum()
+        };
+        (sum(false), sum(true))
+    }
+
+    /// Returns a parameter by name, to look at or change.
+    pub fn named_mut(&mut self, name: &str) -> Option<&mut Parameter<T>> {
+        self.all.iter_mut().find(|parameter| parameter.name == name)
+    }
+
+    pub(crate) fn add(&mut self, parameter: Parameter<T>) -> ParameterId {
+        self.all.push(parameter);
+        ParameterId(self.all.len() - 1)
+    }
+
+    pub(crate) fn get(&self, id: ParameterId) -> &Parameter<T> {
+        &self.all[id.0]
+    }
+
+    pub(crate) fn values(&self, id: ParameterId) -> &[T] {
+        &self.all[id.0].values
+    }
+
+    pub(crate) fn is_trained(&self, id: ParameterId) -> bool {
+        self.all[id.0].is_trained
+    }
+
+    /// Returns each trained parameter with its gradient.
+    pub(crate) fn trained_with<'a>(
+        &'a mut self,
+        gradients: &'a mut Gradients<T>,
+    ) -> impl Iterator<Item = (&'a mut Parameter<T>, &'a mut Vec<T>)> {
+        let pairs = self.all.iter_mut().zip(&mut gradients.all);
+        pairs.filter_map(|(parameter, gradient)| Some((parameter, gradient.as_mut()?)))
+    }
+
+    /// Sets a trained parameter to values of the same shape.
+    pub fn set(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Result<()> {
+        let Some(parameter) = self.named_mut(name).filter(|parameter| parameter.is_trained) else {
+            return Err(TrainingError::MissingTensor { name: name.to_owned() });
+        };
+        if parameter.shape != shape {
+            return Err(TrainingError::Shape {
+                name: name.to_owned(),
+                found: shape.to_vec(),
+                expected: parameter.shape.clone(),
+            });
+        }
+        parameter.values = values.iter().map(|value| T::from_f32(*value)).collect();
+        Ok(())
+    }
+}
+
+impl<T: Real> Gradients<T> {
+    /// Makes zeros for every trained parameter.
+    pub fn new(parameters: &Parameters<T>) -> Gradients<T> {
+        let zeros = |parameter: &Parameter<T>| parameter.is_trained.then(|| vec![T::ZERO; parameter.values.len()]);
+        Gradients {
+            all: parameters.all.iter().map(zeros).collect(),
+        }
+    }
+
+    /// Sets all to zero.
+    pub fn clear(&mut self) {
+        for gradient in self.all.iter_mut().flatten() {
+            gradient.fill(T::ZERO);
+        }
+    }
+
+    /// Returns the gradients of the trained parameters, in the order of [`Parameters::trained`].
+    pub fn iter(&self) -> impl Iterator<Item = &[T]> {
+        self.all.iter().flatten().map(Vec::as_slice)
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Vec<T>> {
+        self.all.iter_mut().flatten()
+    }
+
+    /// Returns the gradient of a parameter, where it is trained.
+    pub(crate) fn get_mut(&mut self, id: ParameterId) -> Option<&mut [T]> {
+        self.all[id.0].as_deref_mut()
+    }
+}

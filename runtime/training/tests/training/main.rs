@@ -1,0 +1,8 @@
+//! The training mathematics as a user of the crate sees it: recorded runs of the reference, finite differences, and what must hold of any run.
+
+#![expect(clippy::unwrap_used, reason = "in tests a panic is the report")]
+
+mod gradients;
+mod oracle;
+mod runs;
+mod support;
