@@ -22,6 +22,7 @@ pub mod cache;
 pub mod config;
 pub mod decoder;
 pub mod error;
+mod few;
 pub mod linear;
 pub mod load;
 pub mod lora;

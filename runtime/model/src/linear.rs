@@ -1,13 +1,14 @@
 //! `y = x W^T + b`, behind one trait: dense and quantized weights, and [`crate::lora`]'s wrapper over either.
 //!
-//! Arithmetic is f32. Weights stay in the type of the file: f16 and bf16 are widened a band of rows at a time, because multiplying in
-//! their own type would round the activations. Quantized weights go through candle, which rounds activations to 8 bits a block
+//! Arithmetic is f32. Weights stay in the type of the file: f16 and bf16 are widened a row ([`crate::few`]) or a band of rows at a time,
+//! because multiplying in their own type would round the activations. Quantized weights go through candle, which rounds activations to 8 bits a block
 //! (as ggml does) for block types.
 
 use candle_core::quantized::QMatMul;
-use candle_core::{DType, Module, Tensor};
+use candle_core::{CpuStorage, DType, Device, Module, Storage, Tensor};
 
-use crate::error::Result;
+use crate::error::{ModelError, Result};
+use crate::few;
 use crate::weight::Weight;
 
 /// Rows that are widened at a time: 256 rows of 4096 numbers are 4 MiB, which stays in a second-level cache or close to it.
@@ -60,10 +61,30 @@ fn add_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     })
 }
 
+impl Dense {
+    /// As [`Linear::forward`] without the bias, for 16-bit weights and at most [`few::TOKENS_MAX`] tokens.
+    fn few_tokens(&self, x: &Tensor) -> Result<Tensor> {
+        let (rows, columns) = self.weight.dims2()?;
+        let n_tokens = x.dim(0)?;
+        let x = x.flatten_all()?.to_vec1::<f32>()?;
+        let weight = self.weight.contiguous()?;
+        let (storage, layout) = weight.storage_and_layout();
+        let numbers = layout.start_offset()..layout.start_offset() + rows * columns;
+        let y = match &*storage {
+            Storage::Cpu(CpuStorage::F16(weights)) => few::product(&weights[numbers], &x, columns),
+            Storage::Cpu(CpuStorage::BF16(weights)) => few::product(&weights[numbers], &x, columns),
+            _ => return Err(ModelError::Batch("plain weights that are not 16 bits wide")),
+        };
+        Ok(Tensor::from_vec(y, (n_tokens, rows), &Device::Cpu)?)
+    }
+}
+
 impl Linear for Dense {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = if self.weight.dtype() == DType::F32 {
             x.matmul(&self.weight.t()?)?
+        } else if x.dim(0)? <= few::TOKENS_MAX {
+            self.few_tokens(x)?
         } else {
             let rows = self.weight.dim(0)?;
             let bands = (0..rows)
