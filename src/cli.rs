@@ -1,6 +1,10 @@
 //! The command line as data: every verb, flag and example. Parsing only; what a verb does is in `commands/`.
 
+mod data;
+
 use std::path::PathBuf;
+
+pub(crate) use data::{ChecksName, Data, DataMerge, DataSplit, DataStats, DataValidate, Unwanted};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -128,6 +132,9 @@ Files that no other model uses are removed with it."
   witness stop mine
   witness stop --daemon")]
     Stop(Stop),
+    /// Check and prepare training data
+    #[command(subcommand)]
+    Data(Data),
     /// See and check the plugins that do the work
     #[command(subcommand)]
     Plugin(Plugin),

@@ -3,6 +3,7 @@
 mod completions;
 mod cp;
 mod create;
+mod data;
 mod doctor;
 pub(crate) mod exit_codes;
 mod fsck;
@@ -29,6 +30,7 @@ pub(crate) fn dispatch(cli: Cli) -> Outcome<ExitCode> {
         Command::Worker(arguments) => return Ok(worker::worker(arguments)),
         Command::Completions(arguments) => return completions::completions(&arguments).map(|()| ExitCode::SUCCESS),
         Command::ExitCodes => return exit_codes::exit_codes().map(|()| ExitCode::SUCCESS),
+        Command::Data(verb) => return data::data(&verb),
         _ => {}
     }
     if let Command::Serve(arguments) = cli.command {
@@ -48,7 +50,7 @@ pub(crate) fn dispatch(cli: Cli) -> Outcome<ExitCode> {
         Command::Fsck(arguments) => return fsck::fsck(&context, &arguments),
         Command::Doctor(arguments) => return doctor::doctor(&context, &arguments),
         Command::Version(arguments) => version::version(&context, &arguments)?,
-        Command::Serve(_) | Command::Worker(_) | Command::Completions(_) | Command::ExitCodes => {
+        Command::Serve(_) | Command::Worker(_) | Command::Completions(_) | Command::ExitCodes | Command::Data(_) => {
             unreachable!("handled above")
         }
     }

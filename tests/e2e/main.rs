@@ -9,6 +9,7 @@ mod harness;
 mod client_of_ollama;
 mod create;
 mod daemon;
+mod data;
 mod desk;
 mod doctor;
 mod fsck;
