@@ -144,7 +144,8 @@ fn call(call: impl FnOnce(*mut Buffer) -> Status) -> (Status, String) {
         String::new()
     } else {
         // SAFETY: the plugin says so.
-        String::from_utf8(unsafe { std::slice::from_raw_parts(reply.ptr, reply.len) }.to_vec()).expect("the plugin writes UTF-8")
+        String::from_utf8(unsafe { std::slice::from_raw_parts(reply.ptr, reply.len) }.to_vec())
+            .expect("the plugin writes UTF-8")
     };
     // SAFETY: filled by the call, or empty.
     unsafe { (table().free_buffer)(&raw mut reply) };
@@ -157,7 +158,8 @@ unsafe extern "C" fn collect(context: *mut std::ffi::c_void, event: *const Event
     let (seen, event) = unsafe { (&*context.cast::<Mutex<Vec<(u32, String, String)>>>(), &*event) };
     let text = |slice: Slice| {
         // SAFETY: live during the call.
-        String::from_utf8(unsafe { std::slice::from_raw_parts(slice.ptr, slice.len) }.to_vec()).expect("the plugin writes UTF-8")
+        String::from_utf8(unsafe { std::slice::from_raw_parts(slice.ptr, slice.len) }.to_vec())
+            .expect("the plugin writes UTF-8")
     };
     seen.lock()
         .expect("no other thread holds it")
