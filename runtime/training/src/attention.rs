@@ -136,14 +136,23 @@ impl Attention<'_> {
                 let seen = self.seen(query, &keys);
                 let (hidden_before, rest) = scores.split_at_mut(seen.start);
                 let (visible, hidden_after) = rest.split_at_mut(seen.len());
-                let most = vectorised(|| largest(visible));
-                let sum = vectorised(|| exponentials(visible, most));
+                let most = vectorised(
+                    #[inline(always)]
+                    || largest(visible),
+                );
+                let sum = vectorised(
+                    #[inline(always)]
+                    || exponentials(visible, most),
+                );
                 let factor = T::ONE / sum;
-                vectorised(|| {
-                    for value in visible.iter_mut() {
-                        *value *= factor;
-                    }
-                });
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for value in visible.iter_mut() {
+                            *value *= factor;
+                        }
+                    },
+                );
                 hidden_before.fill(T::ZERO);
                 hidden_after.fill(T::ZERO);
                 sums[queries.start + row] = most + sum.ln();
@@ -242,13 +251,19 @@ impl Attention<'_> {
             for (query, (p, ds)) in queries.clone().zip(tile) {
                 let seen = self.seen(query, &keys);
                 let (log_sum, of_query) = (one.log_sums[query], query * d..(query + 1) * d);
-                let delta = vectorised(|| dot(&one.doutput[of_query.clone()], &one.output[of_query.clone()]));
-                vectorised(|| {
-                    for (p, ds) in p[seen.clone()].iter_mut().zip(&mut ds[seen.clone()]) {
-                        *p = (*p - log_sum).exp();
-                        *ds = *p * (*ds - delta);
-                    }
-                });
+                let delta = vectorised(
+                    #[inline(always)]
+                    || dot(&one.doutput[of_query.clone()], &one.output[of_query.clone()]),
+                );
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for (p, ds) in p[seen.clone()].iter_mut().zip(&mut ds[seen.clone()]) {
+                            *p = (*p - log_sum).exp();
+                            *ds = *p * (*ds - delta);
+                        }
+                    },
+                );
                 for row in [p, ds] {
                     row[..seen.start].fill(T::ZERO);
                     row[seen.end..].fill(T::ZERO);

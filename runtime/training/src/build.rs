@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use rayon::prelude::*;
 use witness_formats::hf::DecoderConfig;
 
 use crate::decoder::{Decoder, Layer};
@@ -48,6 +49,7 @@ impl WeightSource for RandomWeights<'_> {
             _ => {
                 let stream = self.stream.child(hash_of(name));
                 (0..n as u64)
+                    .into_par_iter()
                     .map(|at| (stream.normal(at) * self.deviation) as f32)
                     .collect()
             }

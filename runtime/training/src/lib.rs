@@ -10,6 +10,7 @@
 //! | [`Decoder`] | the graph, forward and backward; memory and cost are sketched there |
 //! | [`Schedule`], [`AdamW`] | rates and moments, as Transformers and torch compute them |
 //! | [`Trainer`] | the optimizer step, evaluation, resume |
+//! | [`MemoryEstimate`] | how much a run will take |
 //! | [`output`] | PEFT directories, whole models, checkpoints on disk |
 //!
 //! Every loop is generic over [`Real`]: f32 trains, f64 proves the gradients by finite differences.
@@ -49,6 +50,7 @@ mod error;
 mod kernels;
 mod linear;
 mod matmul;
+mod memory;
 mod method;
 mod optimizer;
 pub mod output;
@@ -63,6 +65,7 @@ pub use batch::{BATCH_TOKENS_MAX, Batch, Sample};
 pub use build::{RandomWeights, build};
 pub use decoder::{Decoder, GradientOptions, LOGITS_BYTES_MAX, Recompute};
 pub use error::{Result, TrainingError};
+pub use memory::{MemoryEstimate, MemoryRequest};
 pub use method::{LoraMethod, Method};
 pub use optimizer::AdamW;
 pub use parameters::{Gradients, Parameter, Parameters, WeightSource};

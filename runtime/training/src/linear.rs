@@ -284,12 +284,15 @@ impl Lora {
         let tasks = values.par_chunks_mut(TASK_ELEMENTS).enumerate();
         tasks.for_each(|(task, values)| {
             let start = first + (task * TASK_ELEMENTS) as u64;
-            vectorised(|| {
-                for (index, value) in (start..).zip(values) {
-                    let is_kept = (stream.bits(index) >> 32) >= limit;
-                    *value = if is_kept { *value * kept } else { T::ZERO };
-                }
-            });
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (index, value) in (start..).zip(values) {
+                        let is_kept = (stream.bits(index) >> 32) >= limit;
+                        *value = if is_kept { *value * kept } else { T::ZERO };
+                    }
+                },
+            );
         });
     }
 }

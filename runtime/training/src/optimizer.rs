@@ -107,15 +107,18 @@ impl<T: Real> AdamWState<T> {
             let tasks = tasks.zip(moments.first.par_chunks_mut(TASK_ELEMENTS));
             let tasks = tasks.zip(moments.second.par_chunks_mut(TASK_ELEMENTS));
             tasks.for_each(|(((values, gradient), first), second)| {
-                vectorised(|| {
-                    let rows = values.iter_mut().zip(gradient).zip(first).zip(second);
-                    for (((value, g), m), v) in rows {
-                        *value *= decay;
-                        *m += (*g - *m) * toward;
-                        *v = *v * keep + take * *g * *g;
-                        *value -= step_size * (*m / (v.sqrt() / root + epsilon));
-                    }
-                });
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        let rows = values.iter_mut().zip(gradient).zip(first).zip(second);
+                        for (((value, g), m), v) in rows {
+                            *value *= decay;
+                            *m += (*g - *m) * toward;
+                            *v = *v * keep + take * *g * *g;
+                            *value -= step_size * (*m / (v.sqrt() / root + epsilon));
+                        }
+                    },
+                );
             });
         }
     }
@@ -140,6 +143,84 @@ pub(crate) fn clip<T: Real>(gradients: &mut Gradients<T>, norm_max: Option<f64>)
 fn square_of<T: Real>(values: &[T]) -> f64 {
     values
         .chunks(1_024)
-        .map(|block| vectorised(|| dot(block, block)).to_f64())
+        .map(|block| {
+            vectorised(
+                #[inline(always)]
+                || dot(block, block),
+            )
+            .to_f64()
+        })
         .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parameters::Parameter;
+
+    fn parameters(is_decayed: bool) -> Parameters<f64> {
+        let mut parameters = Parameters::default();
+        parameters.add(Parameter {
+            name: "w".to_owned(),
+            shape: vec![2],
+            values: vec![1.0, -2.0],
+            is_trained: true,
+            is_decayed,
+        });
+        parameters
+    }
+
+    fn with_gradient(parameters: &Parameters<f64>, values: [f64; 2]) -> Gradients<f64> {
+        let mut gradients = Gradients::new(parameters);
+        gradients
+            .iter_mut()
+            .for_each(|gradient| gradient.copy_from_slice(&values));
+        gradients
+    }
+
+    // In the first step m / (1 - b1) is the gradient and v / (1 - b2) its square, so a weight moves by the rate, against the gradient's sign.
+    #[test]
+    fn the_first_step_is_the_rate_after_the_decay() {
+        let adamw = AdamW {
+            weight_decay: 0.1,
+            ..AdamW::default()
+        };
+        for (is_decayed, kept) in [(true, 1.0 - 0.5 * 0.1), (false, 1.0)] {
+            let mut parameters = parameters(is_decayed);
+            let mut gradients = with_gradient(&parameters, [3.0, -4.0]);
+            let mut state = AdamWState::new(&parameters);
+            state.step(&adamw, 0.5, &mut parameters, &mut gradients);
+            let values = parameters.trained().next().unwrap().values.clone();
+            for (value, wanted) in values.iter().zip([kept - 0.5, -2.0 * kept + 0.5]) {
+                assert!((value - wanted).abs() < 1e-8, "{value} {wanted}");
+            }
+        }
+    }
+
+    // A rate of 0, the first step of every warm-up, moves no weight and still fills the moments.
+    #[test]
+    fn a_rate_of_zero_moves_nothing() {
+        let mut parameters = parameters(true);
+        let mut gradients = with_gradient(&parameters, [3.0, -4.0]);
+        let mut state = AdamWState::new(&parameters);
+        state.step(&AdamW::default(), 0.0, &mut parameters, &mut gradients);
+        assert_eq!(parameters.trained().next().unwrap().values, [1.0, -2.0]);
+        assert!((state.moments[0].first[0] - 0.3).abs() < 1e-12);
+        assert!((state.moments[0].second[1] - 0.016).abs() < 1e-12);
+    }
+
+    #[test]
+    fn clipping_scales_only_what_is_too_long() {
+        let parameters = parameters(true);
+        let clipped = |norm_max| {
+            let mut gradients = with_gradient(&parameters, [3.0, -4.0]);
+            let norm = clip(&mut gradients, norm_max);
+            assert_eq!(norm, 5.0);
+            gradients.iter().next().unwrap().to_vec()
+        };
+        let factor = 1.0 / (5.0 + 1e-6);
+        assert_eq!(clipped(Some(1.0)), [3.0 * factor, -4.0 * factor]);
+        assert_eq!(clipped(Some(5.1)), [3.0, -4.0]);
+        assert_eq!(clipped(None), [3.0, -4.0]);
+    }
 }

@@ -132,10 +132,11 @@ fn exp_f32(x: f32) -> f32 {
         sum = sum * r + coefficient;
     }
     // The low bits of `whole` are n. 2^n is made in two factors, because 2^128 is no f32 and e^88.7 is.
+    // Wrapping sums, as checked ones would keep the loop from becoming vector code.
     let bits = whole.to_bits().wrapping_sub(ROUND.to_bits()) as i32;
     let half = bits >> 1;
-    let low = f32::from_bits(((half + 127) << 23) as u32);
-    let high = f32::from_bits(((bits - half + 127) << 23) as u32);
+    let low = f32::from_bits((half.wrapping_add(127) << 23) as u32);
+    let high = f32::from_bits((bits.wrapping_sub(half).wrapping_add(127) << 23) as u32);
     let value = sum * low * high;
     let value = if x < -87.4 { 0.0 } else { value };
     if x.is_nan() { x } else { value }

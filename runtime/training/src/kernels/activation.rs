@@ -14,11 +14,14 @@ pub(crate) fn swiglu<T: Real>(gate: &[T], up: &[T]) -> Vec<T> {
     tasks
         .zip(up.par_chunks(TASK_ELEMENTS))
         .for_each(|((activated, gate), up)| {
-            vectorised(|| {
-                for ((activated, gate), up) in activated.iter_mut().zip(gate).zip(up) {
-                    *activated = *gate * sigmoid(*gate) * *up;
-                }
-            });
+            vectorised(
+                #[inline(always)]
+                || {
+                    for ((activated, gate), up) in activated.iter_mut().zip(gate).zip(up) {
+                        *activated = *gate * sigmoid(*gate) * *up;
+                    }
+                },
+            );
         });
     activated
 }
@@ -31,13 +34,16 @@ pub(crate) fn swiglu_backward<T: Real>(gate: &mut [T], up: &mut [T], dactivated:
     tasks
         .zip(dactivated.par_chunks(TASK_ELEMENTS))
         .for_each(|((gate, up), dactivated)| {
-            vectorised(|| {
-                for ((gate, up), da) in gate.iter_mut().zip(up.iter_mut()).zip(dactivated) {
-                    let (g, u, s) = (*gate, *up, sigmoid(*gate));
-                    *up = *da * g * s;
-                    *gate = *da * u * s * (T::ONE + g * (T::ONE - s));
-                }
-            });
+            vectorised(
+                #[inline(always)]
+                || {
+                    for ((gate, up), da) in gate.iter_mut().zip(up.iter_mut()).zip(dactivated) {
+                        let (g, u, s) = (*gate, *up, sigmoid(*gate));
+                        *up = *da * g * s;
+                        *gate = *da * u * s * (T::ONE + g * (T::ONE - s));
+                    }
+                },
+            );
         });
 }
 

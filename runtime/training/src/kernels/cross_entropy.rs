@@ -20,16 +20,25 @@ pub(crate) fn cross_entropy_rows<T: Real>(
     let rows = logits.par_chunks_mut(vocabulary).zip(targets).zip(&mut losses);
     rows.for_each(|((logits, target), loss)| {
         let wanted = logits[*target as usize];
-        let most = vectorised(|| largest(logits));
-        let sum = vectorised(|| exponentials(logits, most));
+        let most = vectorised(
+            #[inline(always)]
+            || largest(logits),
+        );
+        let sum = vectorised(
+            #[inline(always)]
+            || exponentials(logits, most),
+        );
         *loss = sum.to_f64().ln() + (most.to_f64() - wanted.to_f64());
         if let Some(scale) = scale {
             let factor = scale / sum;
-            vectorised(|| {
-                for value in logits.iter_mut() {
-                    *value *= factor;
-                }
-            });
+            vectorised(
+                #[inline(always)]
+                || {
+                    for value in logits.iter_mut() {
+                        *value *= factor;
+                    }
+                },
+            );
             logits[*target as usize] -= scale;
         }
     });

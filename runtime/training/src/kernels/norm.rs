@@ -13,12 +13,15 @@ pub(crate) fn rms_statistics<T: Real>(x: &[T], d: usize, epsilon: f64) -> Vec<T>
     let n_rows = rows_of_a_task(d);
     let tasks = statistics.par_chunks_mut(n_rows).zip(x.par_chunks(n_rows * d));
     tasks.for_each(|(statistics, x)| {
-        vectorised(|| {
-            for (statistic, x) in statistics.iter_mut().zip(x.chunks_exact(d)) {
-                let mean = dot(x, x) / T::from_f64(d as f64);
-                *statistic = T::ONE / (mean + T::from_f64(epsilon)).sqrt();
-            }
-        });
+        vectorised(
+            #[inline(always)]
+            || {
+                for (statistic, x) in statistics.iter_mut().zip(x.chunks_exact(d)) {
+                    let mean = dot(x, x) / T::from_f64(d as f64);
+                    *statistic = T::ONE / (mean + T::from_f64(epsilon)).sqrt();
+                }
+            },
+        );
     });
     statistics
 }
@@ -32,14 +35,17 @@ pub(crate) fn rms_norm<T: Real>(x: &[T], weight: &[T], statistics: &[T]) -> Vec<
     tasks
         .zip(statistics.par_chunks(n_rows))
         .for_each(|((y, x), statistics)| {
-            vectorised(|| {
-                let rows = y.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(statistics);
-                for ((y, x), statistic) in rows {
-                    for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
-                        *y = *x * *statistic * *weight;
+            vectorised(
+                #[inline(always)]
+                || {
+                    let rows = y.chunks_exact_mut(d).zip(x.chunks_exact(d)).zip(statistics);
+                    for ((y, x), statistic) in rows {
+                        for ((y, x), weight) in y.iter_mut().zip(x).zip(weight) {
+                            *y = *x * *statistic * *weight;
+                        }
                     }
-                }
-            });
+                },
+            );
         });
     y
 }
@@ -59,29 +65,35 @@ pub(crate) fn rms_norm_backward<T: Real>(
     if let Some(dweight) = dweight {
         let rows = dy.chunks_exact(d).zip(x.chunks_exact(d)).zip(statistics);
         for ((dy, x), statistic) in rows {
-            vectorised(|| {
-                for ((dweight, dy), x) in dweight.iter_mut().zip(dy).zip(x) {
-                    *dweight += *dy * *x * *statistic;
-                }
-            });
+            vectorised(
+                #[inline(always)]
+                || {
+                    for ((dweight, dy), x) in dweight.iter_mut().zip(dy).zip(x) {
+                        *dweight += *dy * *x * *statistic;
+                    }
+                },
+            );
         }
     }
     let n_rows = rows_of_a_task(d);
     let tasks = dx.par_chunks_mut(n_rows * d).zip(dy.par_chunks(n_rows * d));
     let tasks = tasks.zip(x.par_chunks(n_rows * d)).zip(statistics.par_chunks(n_rows));
     tasks.for_each(|(((dx, dy), x), statistics)| {
-        vectorised(|| {
-            let mut g = vec![T::ZERO; d];
-            let rows = dx.chunks_exact_mut(d).zip(dy.chunks_exact(d)).zip(x.chunks_exact(d));
-            for (((dx, dy), x), statistic) in rows.zip(statistics) {
-                for ((g, dy), weight) in g.iter_mut().zip(dy).zip(weight) {
-                    *g = *dy * *weight;
+        vectorised(
+            #[inline(always)]
+            || {
+                let mut g = vec![T::ZERO; d];
+                let rows = dx.chunks_exact_mut(d).zip(dy.chunks_exact(d)).zip(x.chunks_exact(d));
+                for (((dx, dy), x), statistic) in rows.zip(statistics) {
+                    for ((g, dy), weight) in g.iter_mut().zip(dy).zip(weight) {
+                        *g = *dy * *weight;
+                    }
+                    let mean = dot(&g, x) * *statistic / T::from_f64(d as f64);
+                    for ((dx, g), x) in dx.iter_mut().zip(&g).zip(x) {
+                        *dx += *statistic * (*g - *x * *statistic * mean);
+                    }
                 }
-                let mean = dot(&g, x) * *statistic / T::from_f64(d as f64);
-                for ((dx, g), x) in dx.iter_mut().zip(&g).zip(x) {
-                    *dx += *statistic * (*g - *x * *statistic * mean);
-                }
-            }
-        });
+            },
+        );
     });
 }
