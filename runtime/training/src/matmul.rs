@@ -142,7 +142,7 @@ pub(crate) fn matmul<T: Real>(
     };
     // SAFETY: `Layout::new` proved for each of the three that its last element, and as strides are not negative every element, lies inside its slice, and the
     // assertions above that m, n and k are the dimensions of those layouts. `target` is borrowed mutably, so it overlaps neither operand. Strides fit isize
-    // because a slice is at most isize::MAX bytes long. T is f32 or f64, as `Real` has no other implementation in this crate and `Real` types are checked by gemm.
+    // because a slice is at most isize::MAX bytes long. That T is f32 or f64 is checked by the library itself, which panics on any other type.
     unsafe {
         gemm::gemm(
             m,

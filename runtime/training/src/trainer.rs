@@ -125,7 +125,7 @@ impl<T: Real> Trainer<T> {
 
     /// Makes one optimizer step over the rows of all micro-batches, which count as one batch.
     ///
-    /// Between two micro-batches it asks `is_stopped`; a step that is stopped changes nothing and returns nothing.
+    /// Before every layer of both directions it asks `is_stopped`; a step that is stopped changes nothing and returns nothing.
     pub fn step(&mut self, batches: &[Batch], is_stopped: &(dyn Fn() -> bool + Sync)) -> Result<Option<StepReport>> {
         match self.pool.take() {
             Some(pool) => {
@@ -149,17 +149,16 @@ impl<T: Real> Trainer<T> {
         let dropout = Stream::new(self.options.seed).child(DROPOUT).child(step);
         let mut sum = 0.0;
         for (index, batch) in (0..).zip(batches) {
-            if is_stopped() {
-                return Ok(None);
-            }
             let options = GradientOptions {
                 loss_scale: 1.0 / n_targets as f64,
                 recompute: self.options.recompute,
                 dropout: dropout.child(index),
             };
-            sum += self
+            let loss = self
                 .decoder
-                .accumulate(&self.parameters, &mut self.gradients, batch, options)?;
+                .accumulate(&self.parameters, &mut self.gradients, batch, options, is_stopped)?;
+            let Some(loss) = loss else { return Ok(None) };
+            sum += loss;
         }
         let loss = sum / n_targets as f64;
         if !loss.is_finite() {

@@ -164,15 +164,23 @@ fn numbers_that_are_not_finite_stop_the_run() {
     assert!(matches!(refused, Err(TrainingError::NotFinite { .. })));
 }
 
+// A step of two micro-batches and two layers asks eight times; stopped at any of them it leaves no trace, and the step after it is what it would have been.
 #[test]
 fn a_stopped_step_changes_nothing() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
     let config = tiny("llama", json!({}));
-    let mut stopped = trainer(&config, Method::Full, options(1e-2));
-    let before = values(&stopped);
-    let asked = std::sync::atomic::AtomicUsize::new(0);
-    let is_stopped = || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 1;
-    assert_eq!(stopped.step(&batches(&config, 0), &is_stopped).unwrap(), None);
-    assert_eq!((values(&stopped), stopped.step_count()), (before, 0));
+    let mut undisturbed = trainer(&config, Method::Full, options(1e-2));
+    let wanted = undisturbed.step(&batches(&config, 0), &|| false).unwrap();
+    for last in 0..8 {
+        let mut stopped = trainer(&config, Method::Full, options(1e-2));
+        let before = values(&stopped);
+        let asked = AtomicUsize::new(0);
+        let is_stopped = || asked.fetch_add(1, Ordering::Relaxed) == last;
+        assert_eq!(stopped.step(&batches(&config, 0), &is_stopped).unwrap(), None);
+        assert_eq!((values(&stopped), stopped.step_count()), (before, 0));
+        assert_eq!(stopped.step(&batches(&config, 0), &|| false).unwrap(), wanted);
+        assert_eq!(values(&stopped), values(&undisturbed));
+    }
 }
 
 // A model of a few thousand weights learns three rows by heart, from random weights and through an adapter.
