@@ -7,9 +7,10 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
+use witness_diagnostics::near_miss;
 
 use crate::fault::FaultCode;
-use crate::limits::{KEYS_MAX, MESSAGES_MAX};
+use crate::limits::{KEYS_MAX, MESSAGES_MAX, NEAR_MISS_BYTES_MAX, TREE_BYTES_MAX};
 
 /// A fault in a line: byte offset, kind and sentence.
 #[derive(Debug)]
@@ -95,8 +96,15 @@ impl<'a> Node<'a> {
         serde_json::from_str(self.raw).map_err(|error| self.fault(&error))
     }
 
-    /// Returns any value as a tree; nested too deep is a fault.
+    /// Returns any value as a tree; too large or nested too deep is a fault.
     pub(crate) fn value(&self) -> Result<Value, JsonFault> {
+        if self.raw.len() > TREE_BYTES_MAX {
+            return Err(JsonFault {
+                offset: self.offset,
+                code: FaultCode::TooMany,
+                message: format!("a value of more than {TREE_BYTES_MAX} bytes that is no text"),
+            });
+        }
         serde_json::from_str(self.raw).map_err(|error| self.fault(&error))
     }
 
@@ -197,6 +205,17 @@ impl<'de> Deserialize<'de> for Elements<'de> {
         }
         deserializer.deserialize_seq(List)
     }
+}
+
+/// Returns the known word that a word was probably meant to be; none for words too long to be a slip.
+pub(crate) fn meant<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    if word.len() > NEAR_MISS_BYTES_MAX {
+        return None;
+    }
+    near_miss(
+        word,
+        known.into_iter().filter(|known| known.len() <= NEAR_MISS_BYTES_MAX),
+    )
 }
 
 /// Cuts what a message quotes to a length that can be read.

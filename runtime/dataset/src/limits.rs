@@ -15,6 +15,9 @@ pub const FAULTS_PER_ROW_MAX: usize = 16;
 /// Most faults that a report keeps word for word; all are counted.
 pub const FAULTS_KEPT_MAX: usize = 1_000;
 
+/// Largest `tools`, `tool_calls` or other value that is kept as a tree, which takes some 40 times the memory of its text.
+pub const TREE_BYTES_MAX: usize = 1 << 20;
+
 /// Most rows of one data set: 32-bit row numbers, and below the length (2^32 / 20) at which torch changes its permutation.
 pub const ROWS_MAX: usize = 100_000_000;
 
@@ -26,3 +29,6 @@ pub const FOLDER_DEPTH_MAX: usize = 16;
 
 /// Longest piece of a row that a message quotes, in characters.
 pub(crate) const QUOTED_CHARS_MAX: usize = 40;
+
+/// Longest word that near misses are looked for: comparing costs memory in proportion.
+pub(crate) const NEAR_MISS_BYTES_MAX: usize = 64;

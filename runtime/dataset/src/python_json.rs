@@ -34,36 +34,51 @@ pub(crate) fn dumps(json: &str) -> String {
 /// Writes the string that `rest` begins with, and returns what follows it.
 fn string<'a>(rest: &'a str, out: &mut String) -> &'a str {
     out.push('"');
-    let mut chars = rest[1..].char_indices();
-    while let Some((at, c)) = chars.next() {
-        match c {
-            '"' => {
+    let mut rest = &rest[1..];
+    loop {
+        // Most of most texts: characters that stand for themselves.
+        let plain = rest.bytes().position(|byte| !is_plain(byte)).unwrap_or(rest.len());
+        out.push_str(&rest[..plain]);
+        rest = &rest[plain..];
+        let mut chars = rest.chars();
+        match chars.next() {
+            None => return "",
+            Some('"') => {
                 out.push('"');
-                return &rest[1 + at + 1..];
+                return chars.as_str();
             }
-            '\\' => match chars.next() {
-                Some((_, 'u')) => {
-                    let digits: String = chars.by_ref().take(4).map(|(_, digit)| digit).collect();
-                    // Escapes of valid JSON are hexadecimal; half of a surrogate pair stays half.
-                    unit(u16::from_str_radix(&digits, 16).unwrap_or(0xfffd), out);
-                }
-                Some((_, 'n')) => unit(0x0a, out),
-                Some((_, 'r')) => unit(0x0d, out),
-                Some((_, 't')) => unit(0x09, out),
-                Some((_, 'b')) => unit(0x08, out),
-                Some((_, 'f')) => unit(0x0c, out),
-                Some((_, other)) => unit(other as u16, out),
-                None => {}
-            },
-            _ => {
+            Some('\\') => escape(&mut chars, out),
+            Some(other) => {
                 let mut units = [0; 2];
-                for &mut half in c.encode_utf16(&mut units) {
+                for &mut half in other.encode_utf16(&mut units) {
                     unit(half, out);
                 }
             }
         }
+        rest = chars.as_str();
     }
-    ""
+}
+
+fn is_plain(byte: u8) -> bool {
+    (0x20..0x7f).contains(&byte) && byte != b'"' && byte != b'\\'
+}
+
+/// Writes what an escape stands for, which begins after its backslash.
+fn escape(chars: &mut std::str::Chars<'_>, out: &mut String) {
+    match chars.next() {
+        Some('u') => {
+            let digits: String = chars.by_ref().take(4).collect();
+            // Escapes of valid JSON are hexadecimal; half of a surrogate pair stays half.
+            unit(u16::from_str_radix(&digits, 16).unwrap_or(0xfffd), out);
+        }
+        Some('n') => unit(0x0a, out),
+        Some('r') => unit(0x0d, out),
+        Some('t') => unit(0x09, out),
+        Some('b') => unit(0x08, out),
+        Some('f') => unit(0x0c, out),
+        Some(other) => unit(other as u16, out),
+        None => {}
+    }
 }
 
 /// Writes one UTF-16 unit of a string, escaped where Python escapes.
@@ -141,6 +156,16 @@ mod tests {
             assert_eq!(dumps(json), python);
             assert_eq!(dumps(python), python, "a second time changes nothing");
         }
+    }
+
+    // Whatever a text holds, what is written reads as the same text and is ASCII.
+    #[test]
+    fn every_character_survives() {
+        let all: String = (0..=char::MAX as u32).step_by(7).filter_map(char::from_u32).collect();
+        let text = format!("{}{all}", (0..0x300).filter_map(char::from_u32).collect::<String>());
+        let python = dumps(&serde_json::to_string(&text).unwrap());
+        assert!(python.is_ascii());
+        assert_eq!(serde_json::from_str::<String>(&python).unwrap(), text);
     }
 
     // Nothing below may panic, whatever it is given.

@@ -1,13 +1,16 @@
 //! Merge and split, from files to files. An output appears whole or not at all: it is written beside its place and moved there last.
 //!
-//! Memory: of a split, 32 bytes a row (where it lies) and its fingerprints; rows are read again when they are written.
+//! Memory: of a split, some 200 bytes a row (its place and fingerprints); rows are read again when they are written. A row of
+//! control or foreign characters grows up to sixfold in Python's form.
 
 use std::fs::{File, Metadata};
 use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
+
 use crate::conversation::Conversation;
-use crate::duplicates::{Fingerprints, Leak, leakage};
+use crate::duplicates::{Fingerprint, Fingerprints, Leak, leakage};
 use crate::error::DatasetError;
 use crate::python_json::dumps;
 use crate::reader::{LineAt, is_plain_text, read_error};
@@ -104,9 +107,13 @@ pub fn split_to_files(
     }
     split(0, options)?; // A wrong share is told before the files are read.
     let before = stamps(sources)?;
-    let mut rows: Vec<(LineAt, Fingerprints)> = Vec::new();
+    let mut rows: Vec<Found> = Vec::new();
     let report = scan(sources, scan_options, |scanned: Scanned<'_>| {
-        rows.push((scanned.at, scanned.prints));
+        rows.push(Found {
+            at: scanned.at,
+            text: print(scanned.text),
+            prints: scanned.prints,
+        });
         Ok(())
     })?;
     let report = some_rows(report, sources)?;
@@ -120,9 +127,8 @@ pub fn split_to_files(
     for (path, part) in [(&files.train, &split.train), (&files.validation, &split.validation)] {
         let mut output = Output::create(path)?;
         for &row in part {
-            let (at, prints) = &rows[row as usize];
-            let (text, conversation) = again.read(*at, prints)?;
-            let row = form.write(&text, &conversation);
+            let row = &rows[row as usize];
+            let row = again.row(row.at, row.text, form)?;
             write_line(&mut output.writer, &row).map_err(|source| write_error(path, source))?;
         }
         outputs.push(output);
@@ -133,9 +139,16 @@ pub fn split_to_files(
     for output in outputs {
         output.publish()?;
     }
-    let prints = |part: &[u32]| -> Vec<Fingerprints> { part.iter().map(|&row| rows[row as usize].1).collect() };
+    let prints = |part: &[u32]| -> Vec<Fingerprints> { part.iter().map(|&row| rows[row as usize].prints).collect() };
     let leaks = leakage(&prints(&split.train), &prints(&split.validation));
     Ok(SplitReport { report, split, leaks })
+}
+
+/// What is remembered of a row between the two passes.
+struct Found {
+    at: LineAt,
+    text: Fingerprint,
+    prints: Fingerprints,
 }
 
 /// Reads rows again by their place.
@@ -146,8 +159,8 @@ struct Again<'a> {
 }
 
 impl Again<'_> {
-    /// Returns the text and the conversation of a row. A row that is not what it was is an error.
-    fn read(&mut self, at: LineAt, prints: &Fingerprints) -> Result<(String, Conversation), DatasetError> {
+    /// Returns the text of a row. A row that is not what it was is an error.
+    fn read(&mut self, at: LineAt, expected: Fingerprint) -> Result<String, DatasetError> {
         let path = &self.sources.files[at.file as usize];
         let changed = || DatasetError::Changed { path: path.clone() };
         if self.open.as_ref().is_none_or(|(file, _)| *file != at.file) {
@@ -161,18 +174,40 @@ impl Again<'_> {
             .and_then(|_| file.read_exact(&mut bytes))
             .map_err(|_| changed())?;
         let text = String::from_utf8(bytes).map_err(|_| changed())?;
-        let (text, conversation) = if is_plain_text(path) {
-            let conversation = Conversation::of_text(text.strip_prefix('\u{feff}').unwrap_or(&text));
-            (conversation.to_json().to_string(), conversation)
-        } else {
-            let row = crate::row::parse(&text, self.scan_options.read.checks).row;
-            (text, row.ok_or_else(changed)?.conversation)
+        let text = match is_plain_text(path) {
+            true => Conversation::of_text(text.strip_prefix('\u{feff}').unwrap_or(&text))
+                .to_json()
+                .to_string(),
+            false => text,
         };
-        if Fingerprints::of(&conversation) != *prints {
+        if print(&text) != expected {
             return Err(changed());
         }
-        Ok((text, conversation))
+        Ok(text)
     }
+
+    /// Returns a row that was read again in the form in which it is written.
+    fn row(&mut self, at: LineAt, expected: Fingerprint, form: RowForm) -> Result<String, DatasetError> {
+        let text = self.read(at, expected)?;
+        Ok(match form {
+            RowForm::AsIs => text,
+            RowForm::Python => dumps(&text),
+            RowForm::Messages => {
+                let row = crate::row::parse(&text, self.scan_options.read.checks).row;
+                let row = row.ok_or_else(|| DatasetError::Changed {
+                    path: self.sources.files[at.file as usize].clone(),
+                })?;
+                row.conversation.to_json().to_string()
+            }
+        })
+    }
+}
+
+/// Returns the fingerprint of a row's text as it stands.
+fn print(text: &str) -> Fingerprint {
+    let mut print = Fingerprint::default();
+    print.copy_from_slice(&Sha256::digest(text.as_bytes())[..16]);
+    print
 }
 
 /// Returns what tells that a file was written to.
@@ -267,5 +302,48 @@ impl Drop for Output {
         if !self.is_published {
             let _ = std::fs::remove_file(&self.partial);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Between the two passes of a split somebody else can write.
+    #[test]
+    fn a_row_that_is_not_what_it_was_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.jsonl");
+        let text = r#"{"prompt":"a","completion":"b"}"#;
+        std::fs::write(&path, format!("{text}\n")).unwrap();
+        let sources = Sources::find(&[&path]).unwrap();
+        let before = stamps(&sources).unwrap();
+        assert_eq!(changed(&sources, &before).unwrap(), None);
+        let at = LineAt {
+            file: 0,
+            line: 1,
+            offset: 0,
+            n_bytes: text.len() as u64,
+        };
+        let options = ScanOptions::default();
+        let read = || {
+            let mut again = Again {
+                sources: &sources,
+                scan_options: &options,
+                open: None,
+            };
+            again.row(at, print(text), RowForm::Python)
+        };
+        assert_eq!(read().unwrap(), r#"{"prompt": "a", "completion": "b"}"#);
+        for other in [
+            text.replace('b', "c"),
+            "short".to_owned(),
+            "\u{fffd}".repeat(20),
+            String::new(),
+        ] {
+            std::fs::write(&path, other).unwrap();
+            assert!(matches!(read(), Err(DatasetError::Changed { .. })));
+        }
+        assert_eq!(changed(&sources, &before).unwrap(), Some(path));
     }
 }

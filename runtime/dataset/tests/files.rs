@@ -235,6 +235,38 @@ fn a_split_keeps_every_row_and_tells_leaks() {
     assert!(leaked > 0 && done.leaks.iter().any(|leak| leak.likeness == Likeness::Prompt));
 }
 
+// Rows are read a second time by their place: marks, line ends and files of text must not shift it.
+#[test]
+fn a_split_finds_odd_rows_again() {
+    let folder = Folder::new();
+    folder.write(
+        "a.jsonl",
+        format!(
+            "\u{feff}{}\r\n\n  {}\r\n{{\n{}",
+            row("é", "a"),
+            row("r", "b"),
+            row("s", "c")
+        ),
+    );
+    folder.write("b.txt", "\u{feff}Plain\ntext.");
+    let sources = folder.sources(&["a.jsonl", "b.txt"]);
+    let files = SplitFiles {
+        train: folder.path("train.jsonl"),
+        validation: folder.path("val.jsonl"),
+    };
+    let done = split_to_files(&sources, &SKIP, &SplitOptions::default(), RowForm::Messages, &files).unwrap();
+    let rows = [
+        row("é", "a"),
+        row("r", "b"),
+        row("s", "c"),
+        r#"{"text":"Plain\ntext."}"#.to_owned(),
+    ];
+    let expected = |part: &[u32]| -> String { part.iter().map(|&i| format!("{}\n", rows[i as usize])).collect() };
+    assert_eq!(text(&files.train), expected(&done.split.train));
+    assert_eq!(text(&files.validation), expected(&done.split.validation));
+    assert_eq!((done.split.train.len(), done.split.validation.len()), (3, 1));
+}
+
 // Every error names its code and a way out.
 #[test]
 fn errors_have_codes_and_hints() {

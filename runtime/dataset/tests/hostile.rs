@@ -82,6 +82,8 @@ fn mutated_rows_do_no_harm() {
 fn depth_costs_no_stack() {
     const DEPTH: usize = 1_000_000;
     let deep = format!("{}{}", "[".repeat(DEPTH), "]".repeat(DEPTH));
+    // Small enough to become a tree, too deep to be one.
+    let tree = format!("{}{}", "[".repeat(DEPTH / 10), "]".repeat(DEPTH / 10));
     let deep_objects = format!("{}1{}", r#"{"a":"#.repeat(DEPTH), "}".repeat(DEPTH));
     for (line, expected) in [
         (deep.clone(), "not_an_object"),
@@ -93,12 +95,12 @@ fn depth_costs_no_stack() {
             "wrong_type",
         ),
         (
-            format!(r#"{{"prompt":"a","completion":"b","tools":{deep}}}"#),
+            format!(r#"{{"prompt":"a","completion":"b","tools":{tree}}}"#),
             "not_json",
         ),
         (
             format!(
-                r#"{{"messages":[{{"role":"user","content":"a"}},{{"role":"assistant","content":"b","tool_calls":{deep_objects}}}]}}"#
+                r#"{{"messages":[{{"role":"user","content":"a"}},{{"role":"assistant","content":"b","tool_calls":{tree}}}]}}"#
             ),
             "not_json",
         ),
@@ -121,6 +123,10 @@ fn many_messages_and_many_keys_meet_a_limit() {
     );
     let keys: Vec<String> = (0..1_001).map(|i| format!(r#""k{i}":0"#)).collect();
     assert_eq!(code(&read(format!("{{{}}}", keys.join(",")).as_bytes())[0]), "too_many");
+    // A tree takes many times the memory of its text.
+    let tools = vec!["0"; 600_000].join(",");
+    let line = format!(r#"{{"prompt":"a","completion":"b","tools":[{tools}]}}"#);
+    assert_eq!(code(&read(line.as_bytes())[0]), "too_many");
     // A thousand faults in one row are told as the first few.
     let messages = vec!["0"; 1_000].join(",");
     assert_eq!(
@@ -129,6 +135,20 @@ fn many_messages_and_many_keys_meet_a_limit() {
             .len(),
         16
     );
+}
+
+// A near miss of a word of megabytes would take gigabytes to look for.
+#[test]
+fn long_words_are_quoted_short_and_compared_with_nothing() {
+    let long = "useruser".repeat(1 << 20);
+    for line in [
+        format!(r#"{{"messages":[{{"role":"{long}","content":"a"}}]}}"#),
+        format!(r#"{{"{long}":1}}"#),
+        format!(r#"{{"messages":[{{"role":"user","{long}":"a"}}]}}"#),
+    ] {
+        let lines = read(line.as_bytes());
+        assert!(lines[0].faults.iter().all(|fault| fault.message.len() < 300));
+    }
 }
 
 #[test]

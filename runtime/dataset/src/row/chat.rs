@@ -1,12 +1,11 @@
 //! A list of messages, with the keys of OpenAI's chats (`role`, `content`) or of ShareGPT's (`from`, `value`).
 
 use serde_json::Map;
-use witness_diagnostics::near_miss;
 
 use super::{Keys, Reading};
 use crate::conversation::{Message, Role};
 use crate::fault::FaultCode;
-use crate::json::{Node, quoted};
+use crate::json::{Node, meant, quoted};
 
 /// Keys of a message that chat templates know, besides role and content.
 const EXTRA_KEYS: &[&str] = &["name", "tool_calls", "tool_call_id", "reasoning_content", "thinking"];
@@ -65,7 +64,7 @@ impl Reading {
         let spelling = self.text(node, key)?;
         let role = Role::from_spelling(&spelling);
         if role.is_none() {
-            let near = near_miss(&spelling, Role::spellings()).map(|near| format!("; is `{near}` meant?"));
+            let near = meant(&spelling, Role::spellings()).map(|near| format!("; is `{near}` meant?"));
             let near = near.unwrap_or_else(|| "; known are `system`, `user`, `assistant` and `tool`".to_owned());
             self.note(
                 node.offset,

@@ -9,11 +9,10 @@ mod shapes;
 use std::collections::BTreeMap;
 
 use serde::Serialize;
-use witness_diagnostics::near_miss;
 
 use crate::conversation::Conversation;
 use crate::fault::{FaultCode, Severity};
-use crate::json::{JsonFault, Node, quoted};
+use crate::json::{JsonFault, Node, meant, quoted};
 use crate::limits::FAULTS_PER_ROW_MAX;
 
 /// How a row is laid out.
@@ -181,7 +180,7 @@ impl Reading {
     fn required<'a>(&mut self, keys: &Keys<'a>, key: &str, offset: usize, why: &str) -> Option<Node<'a>> {
         let node = keys.get(key).copied();
         if node.is_none() {
-            let near = near_miss(key, keys.keys().map(String::as_str));
+            let near = meant(key, keys.keys().map(String::as_str));
             let near = near
                 .map(|near| format!("; is `{}` meant?", quoted(near)))
                 .unwrap_or_default();
@@ -219,7 +218,7 @@ impl Reading {
 
 fn unknown_shape(keys: &Keys<'_>) -> String {
     let known = || Shape::ALL.iter().flat_map(|shape| shape.keys().iter().copied());
-    let near = keys.keys().find_map(|key| Some((key, near_miss(key, known())?)));
+    let near = keys.keys().find_map(|key| Some((key, meant(key, known())?)));
     let near = near.map(|(key, near)| format!("; is `{}` meant to be `{near}`?", quoted(key)));
     let found: Vec<String> = keys.keys().take(5).map(|key| format!("`{}`", quoted(key))).collect();
     let found = if found.is_empty() {
