@@ -218,7 +218,7 @@ pub const KEYS: &[Key] = &[
         "WITNESS_ISA",
         Shape::Text,
         Default::Unset("the best that the CPU has"),
-        "Instruction set that the compute kernels are held to, such as `scalar`",
+        "Told to plugins, which may hold their own kernels to that instruction set",
     ),
 ];
 
