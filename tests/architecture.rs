@@ -76,7 +76,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("libloading", &["plugin-host"]),
     ("candle", &["model", "plugins"]),
     ("gemm", &["training"]),
-    ("pulp", &["training"]),
+    ("pulp", &["model", "training"]),
     ("tokenizers", &["tokenizer"]),
     ("minijinja", &["template"]),
     ("memmap2", &["formats"]),
