@@ -79,23 +79,23 @@ mod tests {
     #[test]
     fn relative_to_the_file_or_the_home() {
         let check = |text: &str, expected: &str| {
-            let found = resolve_path(text, Path::new("/work"), Some(Path::new("/home/me"))).expect("a path");
+            let found = resolve_path(text, Path::new("/recipes"), Some(Path::new("/home/me"))).expect("a path");
             assert_eq!(found, Path::new(expected), "{text}");
         };
-        check("./base", "/work/base");
-        check("base/./x.gguf", "/work/base/x.gguf");
-        check("../base", "/work/../base");
+        check("./base", "/recipes/base");
+        check("base/./x.gguf", "/recipes/base/x.gguf");
+        check("../base", "/recipes/../base");
         check("/models/a", "/models/a");
         check("~", "/home/me");
         check("~/a b", "/home/me/a b");
-        check(".", "/work");
+        check(".", "/recipes");
         for (text, home) in [
             ("~", None),
             ("~you/x", Some(Path::new("/home/me"))),
             ("", None),
             ("a\0b", None),
         ] {
-            assert!(resolve_path(text, Path::new("/work"), home).is_err(), "{text:?}");
+            assert!(resolve_path(text, Path::new("/recipes"), home).is_err(), "{text:?}");
         }
     }
 }
