@@ -20,12 +20,13 @@ mod types;
 mod value;
 mod writer;
 
+pub use crate::body::Body;
 pub use array::Array;
 pub use metadata::Metadata;
 pub use reader::{Gguf, TensorInfo};
 pub use types::GgmlType;
 pub use value::{OwnedValue, Value, ValueType};
-pub use writer::{Body, Writer};
+pub use writer::Writer;
 
 /// The first four bytes of every GGUF file.
 pub const MAGIC: [u8; 4] = *b"GGUF";

@@ -25,6 +25,7 @@
 //! # }
 //! ```
 
+mod body;
 mod dtype;
 mod error;
 mod files;

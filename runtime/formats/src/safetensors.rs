@@ -13,8 +13,9 @@ mod index;
 mod reader;
 mod writer;
 
+pub use crate::body::Body;
 pub use reader::SafeTensors;
-pub use writer::{Body, Writer};
+pub use writer::Writer;
 
 /// The longest head that the format allows.
 pub const HEADER_BYTES_MAX: u64 = 100_000_000;

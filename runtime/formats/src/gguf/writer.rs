@@ -3,10 +3,7 @@
 //! The order is: metadata, then every tensor's name, shape and type, then [`Writer::begin`], then the bytes in the same order.
 //! **Invariant:** a [`Body`] that finishes has written exactly the bytes its head promises, each tensor aligned.
 
-use std::{
-    collections::HashSet,
-    io::{self, Write},
-};
+use std::{collections::HashSet, io::Write};
 
 use super::{
     ALIGNMENT_DEFAULT, ALIGNMENT_MAX, ARRAY_DEPTH_MAX, DIMENSIONS_MAX, ENTRIES_MAX, KEY_BYTES_MAX, MAGIC,
@@ -14,6 +11,7 @@ use super::{
     types::GgmlType,
     value::{OwnedValue, Value, ValueType},
 };
+use crate::body::{self, Body, Planned};
 use crate::{FormatError, Result, tensor::elements_of};
 
 const OUTPUT: &str = "the GGUF file being written";
@@ -160,16 +158,17 @@ impl Writer {
                 .ok_or_else(|| refuse(&tensor.name, "data below 2^64 bytes", "more"))?;
         }
         head.resize(head.len().next_multiple_of(self.alignment as usize), 0);
-        sink.write_all(&head).map_err(write_failed)?;
-        let mut body = Body {
-            sink,
-            tensors: self.tensors,
-            alignment,
-            next: 0,
-            written: 0,
-        };
-        body.close_full_tensors()?;
-        Ok(body)
+        sink.write_all(&head)
+            .map_err(|error| body::write_failed(OUTPUT, error))?;
+        let planned = self
+            .tensors
+            .into_iter()
+            .map(|tensor| Planned {
+                name: tensor.name,
+                bytes: tensor.bytes,
+            })
+            .collect();
+        Body::begin(OUTPUT, sink, planned, alignment)
     }
 
     fn entry(&mut self, key: &str, kind: ValueType, value: &[u8]) -> Result<()> {
@@ -186,87 +185,6 @@ impl Writer {
         put_string(key.as_bytes(), &mut self.entries);
         self.entries.extend((kind as u32).to_le_bytes());
         self.entries.extend(value);
-        Ok(())
-    }
-}
-
-/// The data of a file: the tensors' bytes, in the order in which they were declared.
-#[derive(Debug)]
-pub struct Body<W> {
-    sink: W,
-    tensors: Vec<Declared>,
-    alignment: u64,
-    /// The tensor that the next byte belongs to, and how much of it is written.
-    next: usize,
-    written: u64,
-}
-
-impl<W: Write> Body<W> {
-    /// Writes the next bytes; they may end anywhere in a tensor and span several.
-    pub fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
-        while !bytes.is_empty() {
-            let Some(tensor) = self.tensors.get(self.next) else {
-                return Err(refuse(
-                    "the data",
-                    "no more bytes: every tensor is written",
-                    &format!("{} more", bytes.len()),
-                ));
-            };
-            let left = usize::try_from(tensor.bytes - self.written).unwrap_or(usize::MAX);
-            let (now, later) = bytes.split_at(bytes.len().min(left));
-            self.sink.write_all(now).map_err(write_failed)?;
-            self.written += now.len() as u64;
-            bytes = later;
-            self.close_full_tensors()?;
-        }
-        Ok(())
-    }
-
-    /// Writes the next tensor whole; its name proves that the order is the declared one.
-    pub fn tensor(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
-        // An empty tensor was closed as soon as it was reached.
-        if bytes.is_empty()
-            && self.tensors[..self.next]
-                .iter()
-                .any(|tensor| tensor.name == name && tensor.bytes == 0)
-        {
-            return Ok(());
-        }
-        match self.tensors.get(self.next) {
-            Some(tensor) if self.written == 0 && tensor.name == name && tensor.bytes == bytes.len() as u64 => {
-                self.write(bytes)
-            }
-            Some(tensor) => Err(refuse(
-                name,
-                &format!("{} bytes of tensor `{}`", tensor.bytes - self.written, tensor.name),
-                &format!("{} bytes", bytes.len()),
-            )),
-            None => Err(refuse(name, "no more tensors", "one more")),
-        }
-    }
-
-    /// Proves that everything declared was written, flushes and returns the sink.
-    pub fn finish(mut self) -> Result<W> {
-        if let Some(tensor) = self.tensors.get(self.next) {
-            return Err(refuse(
-                &tensor.name,
-                &format!("{} bytes", tensor.bytes),
-                &format!("{} written", self.written),
-            ));
-        }
-        self.sink.flush().map_err(write_failed)?;
-        Ok(self.sink)
-    }
-
-    fn close_full_tensors(&mut self) -> Result<()> {
-        while let Some(tensor) = self.tensors.get(self.next)
-            && tensor.bytes == self.written
-        {
-            let padding = self.written.next_multiple_of(self.alignment) - self.written;
-            io::copy(&mut io::Read::take(io::repeat(0), padding), &mut self.sink).map_err(write_failed)?;
-            self.next += 1;
-            self.written = 0;
-        }
         Ok(())
     }
 }
@@ -316,9 +234,5 @@ fn put_string(bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 fn refuse(what: &str, expected: &str, found: &str) -> FormatError {
-    FormatError::malformed(OUTPUT, format!("`{}`", crate::error::excerpt(what)), expected, found)
-}
-
-fn write_failed(source: io::Error) -> FormatError {
-    FormatError::io(OUTPUT, "write", source)
+    body::refuse(OUTPUT, what, expected, found)
 }

@@ -5,15 +5,18 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    io::{self, Write},
+    io::Write,
 };
 
 use serde_json::{Map, json};
 
 use super::{DIMENSIONS_MAX, HEADER_BYTES_MAX, NAME_BYTES_MAX, TENSORS_MAX};
-use crate::{Dtype, FormatError, Result, error::excerpt, tensor::bytes_of};
+use crate::body::{self, Body, Planned};
+use crate::{Dtype, FormatError, Result, tensor::bytes_of};
 
 const OUTPUT: &str = "the safetensors file being written";
+/// The format puts tensors next to each other.
+const UNALIGNED: u64 = 1;
 
 /// The head of a file: tensors in the order of their data, and free text.
 #[derive(Debug, Default)]
@@ -99,101 +102,21 @@ impl Writer {
             ));
         }
         sink.write_all(&(head.len() as u64).to_le_bytes())
-            .map_err(write_failed)?;
-        sink.write_all(&head).map_err(write_failed)?;
-        let mut body = Body {
-            sink,
-            tensors: self.tensors,
-            next: 0,
-            written: 0,
-        };
-        body.close_full_tensors();
-        Ok(body)
-    }
-}
-
-/// The data of a file: the tensors' bytes, in the order in which they were declared.
-#[derive(Debug)]
-pub struct Body<W> {
-    sink: W,
-    tensors: Vec<Declared>,
-    next: usize,
-    written: u64,
-}
-
-impl<W: Write> Body<W> {
-    /// Writes the next bytes; they may end anywhere in a tensor and span several.
-    pub fn write(&mut self, mut bytes: &[u8]) -> Result<()> {
-        while !bytes.is_empty() {
-            let Some(tensor) = self.tensors.get(self.next) else {
-                return Err(refuse(
-                    "the data",
-                    "no more bytes: every tensor is written",
-                    &format!("{} more", bytes.len()),
-                ));
-            };
-            let left = usize::try_from(tensor.bytes - self.written).unwrap_or(usize::MAX);
-            let (now, later) = bytes.split_at(bytes.len().min(left));
-            self.sink.write_all(now).map_err(write_failed)?;
-            self.written += now.len() as u64;
-            bytes = later;
-            self.close_full_tensors();
-        }
-        Ok(())
-    }
-
-    /// Writes the next tensor whole; its name proves that the order is the declared one.
-    pub fn tensor(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
-        // An empty tensor was closed as soon as it was reached.
-        if bytes.is_empty()
-            && self.tensors[..self.next]
-                .iter()
-                .any(|tensor| tensor.name == name && tensor.bytes == 0)
-        {
-            return Ok(());
-        }
-        match self.tensors.get(self.next) {
-            Some(tensor) if self.written == 0 && tensor.name == name && tensor.bytes == bytes.len() as u64 => {
-                self.write(bytes)
-            }
-            Some(tensor) => Err(refuse(
-                name,
-                &format!("{} bytes of tensor `{}`", tensor.bytes - self.written, tensor.name),
-                &format!("{} bytes", bytes.len()),
-            )),
-            None => Err(refuse(name, "no more tensors", "one more")),
-        }
-    }
-
-    /// Proves that everything declared was written, flushes and returns the sink.
-    pub fn finish(mut self) -> Result<W> {
-        if let Some(tensor) = self.tensors.get(self.next) {
-            return Err(refuse(
-                &tensor.name,
-                &format!("{} bytes", tensor.bytes),
-                &format!("{} written", self.written),
-            ));
-        }
-        self.sink.flush().map_err(write_failed)?;
-        Ok(self.sink)
-    }
-
-    fn close_full_tensors(&mut self) {
-        while self
+            .map_err(|error| body::write_failed(OUTPUT, error))?;
+        sink.write_all(&head)
+            .map_err(|error| body::write_failed(OUTPUT, error))?;
+        let planned = self
             .tensors
-            .get(self.next)
-            .is_some_and(|tensor| tensor.bytes == self.written)
-        {
-            self.next += 1;
-            self.written = 0;
-        }
+            .into_iter()
+            .map(|tensor| Planned {
+                name: tensor.name,
+                bytes: tensor.bytes,
+            })
+            .collect();
+        Body::begin(OUTPUT, sink, planned, UNALIGNED)
     }
 }
 
 fn refuse(what: &str, expected: &str, found: &str) -> FormatError {
-    FormatError::malformed(OUTPUT, format!("`{}`", excerpt(what)), expected, found)
-}
-
-fn write_failed(source: io::Error) -> FormatError {
-    FormatError::io(OUTPUT, "write", source)
+    body::refuse(OUTPUT, what, expected, found)
 }
