@@ -28,12 +28,18 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
         if bytes.is_empty() {
             return Err(invalid("body_missing", "missing request body").into());
         }
-        let value = serde_json::from_slice(&bytes).map_err(|error| {
-            invalid("body_json", format!("the request body does not parse: {error}"))
-                .hint("send a JSON object; see the API section of the README")
-        })?;
+        // Derived readers would take an array as the fields in their order: `["x"]` would delete `x`.
+        if bytes.trim_ascii_start().starts_with(b"[") {
+            return Err(body_json(&"it is an array").into());
+        }
+        let value = serde_json::from_slice(&bytes).map_err(|error| body_json(&error))?;
         Ok(Json(value))
     }
+}
+
+fn body_json(why: &dyn std::fmt::Display) -> Diagnostic {
+    invalid("body_json", format!("the request body does not parse: {why}"))
+        .hint("send a JSON object; see the API section of the README")
 }
 
 /// Returns what the request says its body's length is.

@@ -83,6 +83,11 @@ async fn the_listing_follows_the_store() {
         names(daemon.get("/api/tags").await.json()),
         ["tiny:latest", "you/other:v1"]
     );
+    let array = daemon
+        .send(Method::DELETE, "/api/delete", br#" ["tiny"]"#.to_vec())
+        .await;
+    assert_eq!(array.status, StatusCode::BAD_REQUEST);
+    assert_eq!(array.json()["code"], "witness::daemon::body_json");
     let deleted = daemon
         .send(Method::DELETE, "/api/delete", br#"{"name":"tiny"}"#.to_vec())
         .await;
