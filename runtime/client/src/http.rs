@@ -167,9 +167,10 @@ impl Client {
         }
     }
 
-    /// Returns true once nothing listens on the daemon's addresses any more.
+    /// Returns true once a daemon that was told to end has done so: nothing listens on its addresses, and the socket's file, which it
+    /// removes last, is not there any more.
     pub async fn is_gone(&self) -> bool {
-        dial(&self.socket()).await.is_err() && dial(&self.tcp()).await.is_err()
+        !self.socket.exists() && dial(&self.tcp()).await.is_err()
     }
 
     pub(crate) async fn call(&self, call: Call) -> Result<Answer, ClientError> {
