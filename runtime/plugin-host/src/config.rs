@@ -26,7 +26,8 @@ pub struct HostConfig {
     pub heartbeat: Duration,
     /// A worker that owes a pong for this long is ended. Generous: a machine that swaps answers late.
     pub heartbeat_timeout: Duration,
-    /// A worker whose plugin gets nothing done for this long inside one `start`, `step`, `cancel` or `unload` is ended.
+    /// A worker whose plugin gets nothing done for this long inside one `start`, `step`, `cancel` or `unload` is ended;
+    /// one `start`, which renders and tokenizes but computes nothing, gets 20 s at most.
     pub stall_timeout: Duration,
     /// A plugin that is not opened and initialized by then is ended. A cold disk and a large library fit in.
     pub start_timeout: Duration,

@@ -25,6 +25,9 @@ use crate::logs::{self, Source, Tail};
 const HANG_UP_GRACE: Duration = Duration::from_secs(1);
 /// How long the last lines of an ended worker are waited for.
 const LAST_LINES_GRACE: Duration = Duration::from_millis(250);
+/// Longest `start` without progress. It renders and tokenizes one prompt, a second's work at most, while every other sequence of the
+/// worker waits: a template that was made to run for ever must not hold them for the whole stall timeout.
+const START_STALL_MAX: Duration = Duration::from_secs(20);
 /// Bytes that a read makes room for.
 const READ_BYTES: usize = 16 << 10;
 
@@ -161,8 +164,12 @@ impl Watch {
         let now = Instant::now();
         match &self.pulse {
             Some((last, since)) if *last == pulse && is_watched(pulse.operation) => {
-                if now.duration_since(*since) >= self.stall_timeout {
-                    self.connection.end(Cause::Stalled(pulse.operation, self.stall_timeout));
+                let limit = match pulse.operation {
+                    Operation::Start => self.stall_timeout.min(START_STALL_MAX),
+                    _ => self.stall_timeout,
+                };
+                if now.duration_since(*since) >= limit {
+                    self.connection.end(Cause::Stalled(pulse.operation, limit));
                 }
             }
             _ => self.pulse = Some((pulse, now)),
