@@ -90,6 +90,11 @@ fn refusals_name_place_and_way_out() {
         ("FROM ./empty\n".to_owned(), 2, vec!["does not hold a model"]),
         ("FROM nobody-has-this\n".to_owned(), 3, vec!["nobody-has-this"]),
         (format!("FROM {base}\nADAPTER {base}\n"), 2, vec!["adapter_config.json"]),
+        (
+            format!("FROM {base}\nTEMPLATE {{% for message of messages %}}\n"),
+            2,
+            vec!["template"],
+        ),
         (format!("FROM {base}\nQUANTIZE q4_K_M\n"), 5, vec!["QUANTIZE", "not"]),
     ] {
         desk.write("Modelfile", &recipe);

@@ -50,6 +50,9 @@ impl Serve for CpuServe {
         let model = inspect::model_info(&bundle)?;
         // A model whose tokenizer cannot be read would be created and then never run.
         bundle.tokenizer()?;
+        if let Some(template) = &request.template {
+            ChatTemplate::compile(template)?;
+        }
         let mut adapters = Vec::with_capacity(request.adapters.len());
         if !request.adapters.is_empty() {
             let config = bundle.config()?;

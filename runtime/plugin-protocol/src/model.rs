@@ -45,6 +45,9 @@ pub struct InspectRequest {
     /// Adapters to check against the base: names, shapes, variants. No weights are computed with.
     #[serde(default)]
     pub adapters: Vec<AdapterSpec>,
+    /// A Jinja chat template that is to take the place of the model's own: to be refused if it cannot be used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
 }
 
 /// What an inspection found.

@@ -17,6 +17,7 @@ fn inspect_and_load(directory: &Path) {
     let inspected = serve.inspect(InspectRequest {
         model,
         adapters: Vec::new(),
+        template: None,
     });
     let loaded = load(
         files(directory),

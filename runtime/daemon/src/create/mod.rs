@@ -23,6 +23,7 @@ use witness_registry::Manifest;
 use crate::app::{App, VERSION};
 use crate::models::config::{ConfigBlob, WitnessConfig};
 use crate::models::library::blocking;
+use crate::template::Template;
 use order::Order;
 
 /// Where progress goes. A reader that left does not stop a line from being written.
@@ -96,13 +97,20 @@ async fn inspect(app: &Arc<App>, order: &Order, lines: &Lines) -> Result<Witness
             .unwrap_or_default(),
         requires: order.requires.clone().or(inherited.requires),
     };
-    if witness.info.is_some() && order.new_adapters.is_empty() {
+    // A Jinja template that is new must compile, or no answer would ever come.
+    let inherited_template = order.parent.as_ref().and_then(|parent| parent.template.as_ref());
+    let new_template = order.template.as_ref().filter(|text| Some(*text) != inherited_template);
+    let template = match Template::choose(new_template.map(String::as_str), None) {
+        Template::Jinja(text) => Some(text),
+        Template::Own | Template::Plain => None,
+    };
+    if witness.info.is_some() && order.new_adapters.is_empty() && template.is_none() {
         return Ok(witness);
     }
     say(lines, "inspecting model").await;
     let (plugin, reply) = app
         .library
-        .inspect(order.base.clone(), order.new_adapters.clone())
+        .inspect(order.base.clone(), order.new_adapters.clone(), template)
         .await?;
     if reply.adapters.len() != order.new_adapters.len() {
         return Err(Diagnostic::new(

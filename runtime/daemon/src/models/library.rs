@@ -177,7 +177,7 @@ impl Library {
         if let Some(info) = self.cache().inspected.get(&stored.base_key) {
             return Ok(Arc::clone(info));
         }
-        let (_, reply) = self.inspect(stored.base.clone(), Vec::new()).await?;
+        let (_, reply) = self.inspect(stored.base.clone(), Vec::new(), None).await?;
         let info = Arc::new(reply.model);
         let mut cache = self.cache();
         if cache.inspected.len() >= INSPECTIONS_REMEMBERED_MAX {
@@ -208,9 +208,15 @@ impl Library {
         &self,
         model: witness_plugin_protocol::ModelSpec,
         adapters: Vec<AdapterSpec>,
+        template: Option<String>,
     ) -> Result<(String, InspectReply), Diagnostic> {
         let _place = self.inspections.acquire().await.map_err(|_| shutting_down())?;
-        self.engine.inspect(&InspectRequest { model, adapters }).await
+        let request = InspectRequest {
+            model,
+            adapters,
+            template,
+        };
+        self.engine.inspect(&request).await
     }
 
     /// Keeps a blob from the collector for a while, because a client is about to make a model of it.

@@ -86,6 +86,7 @@ impl Stage {
         InspectRequest {
             model: self.files(),
             adapters: vec![],
+            template: None,
         }
     }
 
