@@ -20,6 +20,7 @@ use crate::models::slot::AdapterUse;
 use crate::models::stored::Stored;
 use crate::reckon::{clamp_context, lease_of, want};
 use crate::reply::{Failure, invalid};
+use crate::template::Template;
 
 /// Name of no adapter: the base alone.
 const BASE: &str = "base";
@@ -75,6 +76,14 @@ pub(crate) struct Running {
 }
 
 impl Turn {
+    /// Returns how the prompt is laid out: by the template that the request asks for, else the model's layer, else the one in its files.
+    pub(crate) fn template(&self, asked: Option<&str>) -> Template {
+        let layer = asked
+            .filter(|text| !text.is_empty())
+            .or(self.stored.template.as_deref());
+        Template::choose(layer, self.info.chat_template.as_deref())
+    }
+
     /// Finds the model and checks everything that can be checked without loading it.
     pub(crate) async fn prepare(app: &Arc<App>, model: &str, common: Common<'_>) -> Result<Self, Failure> {
         let since = Instant::now();

@@ -79,12 +79,7 @@ fn prompt(turn: &Turn, request: &ChatRequest) -> Result<Prompt, Failure> {
             },
         );
     }
-    let layer = request
-        .template
-        .as_deref()
-        .filter(|text| !text.is_empty())
-        .or(turn.stored.template.as_deref());
-    let template = match Template::choose(layer, turn.info.chat_template.as_deref()) {
+    let template = match turn.template(request.template.as_deref()) {
         Template::Jinja(text) => Some(text),
         Template::Own => None,
         Template::Plain => {

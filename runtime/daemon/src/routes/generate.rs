@@ -102,12 +102,7 @@ fn prompt(app: &App, turn: &Turn, request: &GenerateRequest) -> Result<Prompt, F
         .clone()
         .or_else(|| turn.stored.system.clone())
         .filter(|system| !system.is_empty());
-    let layer = request
-        .template
-        .as_deref()
-        .filter(|text| !text.is_empty())
-        .or(turn.stored.template.as_deref());
-    let template = match Template::choose(layer, turn.info.chat_template.as_deref()) {
+    let template = match turn.template(request.template.as_deref()) {
         Template::Jinja(text) => Some(text),
         Template::Own => None,
         Template::Plain => {
