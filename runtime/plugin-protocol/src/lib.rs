@@ -10,6 +10,8 @@ mod descriptor;
 mod generate;
 mod model;
 mod options;
+mod train;
+mod train_settings;
 
 pub use descriptor::{Descriptor, FormatRule, Role};
 pub use generate::{Alternative, Done, DoneReason, GenerateRequest, Message, Prompt, Started, ToolCall, ToolFunction};
@@ -18,6 +20,14 @@ pub use model::{
     LoadAdapterRequest, LoadReply, LoadRequest, MemoryEstimate, ModelInfo, ModelSpec, UnloadAdapterRequest,
 };
 pub use options::{LoadOptions, SamplingOptions};
+pub use train::{
+    PreviewPiece, PreviewRow, RowCounts, TrainAlternative, TrainEvent, TrainOutcome, TrainPlan, TrainProduct,
+    TrainReply, TrainRequest,
+};
+pub use train_settings::{
+    BaseStorage, Compat, Compute, ExcessLength, SaveDtype, ScratchSettings, TokenizerSettings, TrainMethod, TrainOnEos,
+    TrainSettings, When,
+};
 pub use witness_diagnostics::{Diagnostic, Kind};
 
 /// Version of the JSON messages. A plugin states the version it speaks in its descriptor; the host refuses another major number.
