@@ -49,6 +49,8 @@ pub struct LoraPair {
     pub b: TensorRef,
     /// `[out]`, from PEFT's `lora_bias`: the output also gains `scale * b_bias`. Whoever cannot add it must refuse.
     pub b_bias: Option<TensorRef>,
+    /// `[out]`, from DoRA: the length that each row of `W + scale B A` is brought to. Whoever cannot do so must refuse.
+    pub magnitude: Option<TensorRef>,
     /// `r`.
     pub rank: usize,
     /// `alpha / r`, or `alpha / sqrt(r)` for rank-stabilised LoRA.
@@ -143,10 +145,14 @@ impl Adapter {
 
     /// Returns the bytes of all tensors.
     pub fn bytes(&self) -> u64 {
-        let pairs = self
-            .pairs
-            .iter()
-            .flat_map(|pair| [Some(&pair.a), Some(&pair.b), pair.b_bias.as_ref()]);
+        let pairs = self.pairs.iter().flat_map(|pair| {
+            [
+                Some(&pair.a),
+                Some(&pair.b),
+                pair.b_bias.as_ref(),
+                pair.magnitude.as_ref(),
+            ]
+        });
         let saved = self
             .saved
             .iter()
@@ -170,11 +176,9 @@ impl Adapter {
         for pair in &mut self.pairs {
             if let Some(n_heads) = heads_of(&pair.module, heads) {
                 pair.b = reordered(&pair.b, n_heads, from, order)?;
-                pair.b_bias = pair
-                    .b_bias
-                    .as_ref()
-                    .map(|bias| reordered(bias, n_heads, from, order))
-                    .transpose()?;
+                for tensor in [&mut pair.b_bias, &mut pair.magnitude].into_iter().flatten() {
+                    *tensor = reordered(tensor, n_heads, from, order)?;
+                }
             }
         }
         for saved in &mut self.saved {

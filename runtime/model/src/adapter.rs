@@ -19,7 +19,8 @@ use crate::lora::{Adapter, Delta, Module, NormSite, Site};
 use crate::weight::Weight;
 
 impl Adapter {
-    /// Checks an adapter against `config` and reads its weights, as f32.
+    /// Checks an adapter against `config` and reads its weights, as f32. One with DoRA can be applied only after
+    /// [`Model::adapter`], which measures the base's rows.
     pub fn build(file: AdapterFile, config: &Config) -> Result<Self> {
         let heads = Heads {
             n_heads: config.n_heads,
@@ -53,6 +54,9 @@ impl Adapter {
                 let bias = bias.as_ref().map_or(0, Tensor::elem_count);
                 ((a.elem_count() + b.elem_count() + bias) * size_of::<f32>()) as u64
             }
+            Delta::Directed { a, b, direction, .. } => {
+                ((a.elem_count() + b.elem_count() + direction.elem_count()) * size_of::<f32>()) as u64
+            }
             Delta::Linear(linear) => linear.bytes(),
             Delta::Norm(weight) => (weight.elem_count() * size_of::<f32>()) as u64,
             Delta::Table(weight) => weight.bytes(),
@@ -67,7 +71,19 @@ impl Adapter {
 impl Model {
     /// Checks an adapter against this base and reads its weights. The base is not touched.
     pub fn adapter(&self, file: AdapterFile) -> Result<Adapter> {
-        Adapter::build(file, self.config())
+        let mut adapter = Adapter::build(file, self.config())?;
+        for (module, delta) in &mut adapter.deltas {
+            if let Some(base) = self.linear(*module)
+                && !delta.direct(base)?
+            {
+                return Err(ModelError::Damaged {
+                    name: format!("{module:?}"),
+                    detail: "a row of the base with the adapter's change has no length, which DoRA divides by"
+                        .to_owned(),
+                });
+            }
+        }
+        Ok(adapter)
     }
 }
 
@@ -180,6 +196,14 @@ fn low_rank(pair: &LoraPair, module: Module, config: &Config) -> Result<Delta> {
             format!("rank {} and scale {}", pair.rank, pair.scale),
             "a module that they would not change in a defined way",
         ));
+    }
+    if let Some(magnitude) = &pair.magnitude {
+        return Ok(Delta::Directed {
+            a: numbers(&pair.module, &pair.a, a)?,
+            b: numbers(&pair.module, &pair.b, b)?,
+            scale: pair.scale,
+            direction: numbers(&pair.module, magnitude, &[out])?,
+        });
     }
     let bias = match &pair.b_bias {
         Some(bias) => Some(numbers(&pair.module, bias, &[out])?),

@@ -86,6 +86,27 @@ impl Model {
         KvCache::new(self.config.kv_shape(), capacity_tokens)
     }
 
+    /// Returns the linear layer of a module, if it is one.
+    pub(crate) fn linear(&self, module: Module) -> Option<&dyn Linear> {
+        match module {
+            Module::Linear { layer, site } => {
+                let block = self.blocks.get(layer)?;
+                let linear = match site {
+                    Site::Query => &block.query,
+                    Site::Key => &block.key,
+                    Site::Value => &block.value,
+                    Site::Output => &block.output,
+                    Site::Gate => &block.gate,
+                    Site::Up => &block.up,
+                    Site::Down => &block.down,
+                };
+                Some(&**linear)
+            }
+            Module::Head => Some(&*self.head),
+            Module::Norm { .. } | Module::FinalNorm | Module::Embedding => None,
+        }
+    }
+
     /// Runs a batch and returns, for each sequence in order, its last `n_logits` rows of `[n_logits, vocab] f32`; nothing where 0.
     ///
     /// # Errors
@@ -156,7 +177,7 @@ impl Model {
                     Delta::LowRank { a, b, bias, scale } => {
                         add_scaled(x, a.index_select(&ids, 1)?.t()?, b, bias.as_ref(), *scale)?
                     }
-                    Delta::Linear(_) | Delta::Norm(_) => x,
+                    Delta::Linear(_) | Delta::Norm(_) | Delta::Directed { .. } => x,
                 })
             },
         )

@@ -18,6 +18,10 @@ const BAND_ROWS: usize = 256;
 pub trait Linear: Send + Sync {
     /// Computes `[n_tokens, in]` f32 -> `[n_tokens, out]` f32.
     fn forward(&self, x: &Tensor) -> Result<Tensor>;
+    /// Returns the weight as numbers, `[out, in]` f32; a copy, for what is reckoned once.
+    fn weight(&self) -> Result<Tensor>;
+    /// Returns the bias, `[out]` f32.
+    fn bias(&self) -> Option<&Tensor>;
     /// Returns `(out, in)`.
     fn shape(&self) -> (usize, usize);
     /// Returns the bytes of weights that this layer alone holds.
@@ -102,6 +106,14 @@ impl Linear for Dense {
         add_bias(y, self.bias.as_ref())
     }
 
+    fn weight(&self) -> Result<Tensor> {
+        Ok(self.weight.to_dtype(DType::F32)?)
+    }
+
+    fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
     fn shape(&self) -> (usize, usize) {
         self.weight.dims2().unwrap_or_default()
     }
@@ -115,6 +127,17 @@ impl Linear for Dense {
 impl Linear for Quantized {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         add_bias(self.weight.forward(&x.contiguous()?)?, self.bias.as_ref())
+    }
+
+    fn weight(&self) -> Result<Tensor> {
+        Ok(match &self.weight {
+            QMatMul::QTensor(blocks) => blocks.dequantize(&Device::Cpu)?,
+            QMatMul::Tensor(weight) | QMatMul::TensorF16(weight) => weight.to_dtype(DType::F32)?,
+        })
+    }
+
+    fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
     }
 
     fn shape(&self) -> (usize, usize) {

@@ -76,6 +76,14 @@ pub(crate) enum Delta {
         bias: Option<Tensor>,
         scale: f64,
     },
+    /// DoRA: `(W x + scale * B (A x)) * direction`, then the base's bias. `direction` is `[out]` f32, the trained length of each row of
+    /// `W + scale * B A` over the length that it has; until the base is known, the trained length alone.
+    Directed {
+        a: Tensor,
+        b: Tensor,
+        scale: f64,
+        direction: Tensor,
+    },
     /// The linear layer of this adapter.
     Linear(Box<dyn Linear>),
     /// The norm's weight of this adapter, f32.
@@ -165,10 +173,30 @@ impl Linear for Routed<'_> {
             let x = x.narrow(0, rows.start, rows.len())?;
             Ok(match delta {
                 Delta::LowRank { a, b, bias, scale } => add_scaled(y, x.matmul(&a.t()?)?, b, bias.as_ref(), *scale)?,
+                Delta::Directed { a, b, scale, direction } => {
+                    let bias = self.base.bias();
+                    let y = match bias {
+                        Some(bias) => y.broadcast_sub(bias)?,
+                        None => y,
+                    };
+                    let y = add_scaled(y, x.matmul(&a.t()?)?, b, None, *scale)?.broadcast_mul(direction)?;
+                    match bias {
+                        Some(bias) => y.broadcast_add(bias)?,
+                        None => y,
+                    }
+                }
                 Delta::Linear(own) => own.forward(&x.contiguous()?)?,
                 Delta::Norm(_) | Delta::Table(_) => y,
             })
         })
+    }
+
+    fn weight(&self) -> Result<Tensor> {
+        self.base.weight()
+    }
+
+    fn bias(&self) -> Option<&Tensor> {
+        self.base.bias()
     }
 
     fn shape(&self) -> (usize, usize) {
@@ -177,6 +205,19 @@ impl Linear for Routed<'_> {
 
     fn bytes(&self) -> u64 {
         0
+    }
+}
+
+impl Delta {
+    /// Turns DoRA's trained lengths into the factors of the rows of `base`, in f32 as PEFT does. Says whether all are numbers.
+    pub(crate) fn direct(&mut self, base: &dyn Linear) -> Result<bool> {
+        if let Delta::Directed { a, b, scale, direction } = self {
+            let changed = (base.weight()? + (b.matmul(a)? * *scale)?)?;
+            let lengths = changed.sqr()?.sum(1)?.sqrt()?;
+            *direction = direction.div(&lengths)?;
+            return Ok(direction.to_vec1::<f32>()?.iter().all(|factor| factor.is_finite()));
+        }
+        Ok(true)
     }
 }
 

@@ -111,7 +111,6 @@ fn foreign_adapters_are_refused_on_inspection() {
     };
     let mut session = load(files(&oracle.join("base")), LoadOptions::default()).unwrap();
     for (path, word) in [
-        (oracle.join("dora_10/final_adapter"), "dora"),
         (foreign.join("opt125m-lora-r16"), "q_proj"),
         (foreign.join("distilbert-lora-seqcls"), "seq_cls"),
         (oracle.join("../qwen2/lora_50/final_adapter"), "proj"),

@@ -32,6 +32,8 @@ pub struct PeftConfig {
     pub alpha: f64,
     /// Whether the scale is `alpha / sqrt(rank)`.
     pub use_rslora: bool,
+    /// Whether every row of a changed matrix is brought to a trained length (DoRA, arXiv 2402.09353).
+    pub use_dora: bool,
     /// Which modules are changed.
     pub targets: Targets,
     /// Modules (or what contains them) that are replaced whole.
@@ -101,11 +103,7 @@ const HARMLESS: [&str; 14] = [
 ];
 
 /// Fields that change the arithmetic in a way that is not applied here, and what they do.
-const REFUSED: [(&str, &str); 15] = [
-    (
-        "use_dora",
-        "DoRA rescales every row of the changed weights by a trained magnitude",
-    ),
+const REFUSED: [(&str, &str); 14] = [
     (
         "alora_invocation_tokens",
         "activated LoRA applies the change only after certain tokens",
@@ -138,7 +136,7 @@ const REFUSED: [(&str, &str); 15] = [
 ];
 
 /// Fields that are read.
-const READ: [&str; 19] = [
+const READ: [&str; 20] = [
     "peft_type",
     "base_model_name_or_path",
     "r",
@@ -146,6 +144,7 @@ const READ: [&str; 19] = [
     "rank_pattern",
     "alpha_pattern",
     "use_rslora",
+    "use_dora",
     "target_modules",
     "exclude_modules",
     "modules_to_save",
@@ -182,6 +181,7 @@ impl PeftConfig {
             rank: fields.count_or("r", 8, 1, RANK_MAX as u64)?,
             alpha: fields.opt_number("lora_alpha")?.unwrap_or(8.0),
             use_rslora: fields.opt_bool("use_rslora")?.unwrap_or(false),
+            use_dora: fields.opt_bool("use_dora")?.unwrap_or(false),
             targets: targets(fields, "target_modules")?
                 .ok_or_else(|| FormatError::missing(file, "`target_modules`"))?,
             modules_to_save: fields.opt_strings("modules_to_save")?.unwrap_or_default(),

@@ -162,6 +162,7 @@ fn pair(module: String, halves: Halves, alpha: f64, label: &str) -> Result<LoraP
         a,
         b,
         b_bias: None,
+        magnitude: None,
         rank,
         scale,
         kind,

@@ -17,6 +17,7 @@ enum Slot {
     A,
     B,
     BBias,
+    Magnitude,
     EmbeddingA,
     EmbeddingB,
     Weight,
@@ -29,6 +30,7 @@ impl Slot {
             Slot::A => "lora_A",
             Slot::B => "lora_B",
             Slot::BBias => "the bias of lora_B",
+            Slot::Magnitude => "lora_magnitude_vector",
             Slot::EmbeddingA => "lora_embedding_A",
             Slot::EmbeddingB => "lora_embedding_B",
             Slot::Weight => "weight",
@@ -118,21 +120,11 @@ pub(super) fn open(files: &FileSet) -> Result<Adapter> {
 /// Splits a tensor's name into its module and what it is there.
 fn place<'a>(name: &'a str, label: &str) -> Result<(&'a str, Slot)> {
     let rest = name.strip_prefix(PREFIX).unwrap_or(name);
-    if rest.contains(".lora_magnitude_vector") {
-        return Err(FormatError::unsupported(
-            label,
-            format!(
-                "tensor `{}` belongs to DoRA, which the runtime does not apply",
-                excerpt(name)
-            ),
-            "merge the adapter into its base with PEFT's `merge_and_unload()` and use the merged model",
-        ));
-    }
     find_slot(rest).filter(|(module, _)| !module.is_empty()).ok_or_else(|| {
         FormatError::malformed(
             label,
             format!("tensor `{}`", excerpt(name)),
-            "a tensor of a LoRA adapter (lora_A, lora_B, lora_embedding_A, lora_embedding_B, modules_to_save, weight or bias)",
+            "a tensor of a LoRA adapter (lora_A, lora_B, lora_magnitude_vector, lora_embedding_A, lora_embedding_B, modules_to_save, weight or bias)",
             "another, which would be left out",
         )
     })
@@ -147,6 +139,14 @@ fn find_slot(rest: &str) -> Option<(&str, Slot)> {
             // After the marker: nothing, or the adapter's name.
             return (!after.contains('.')).then_some((module, slot));
         }
+    }
+    if let Some((module, after)) = split_at(rest, "lora_magnitude_vector") {
+        // After the marker: nothing, the adapter's name, `weight` (PEFT before 0.12), or both.
+        let is_known = match after.split_once('.') {
+            Some((_, last)) => last == "weight",
+            None => true,
+        };
+        return is_known.then_some((module, Slot::Magnitude));
     }
     for (marker, weight, bias) in [("lora_A", Slot::A, None), ("lora_B", Slot::B, Some(Slot::BBias))] {
         if let Some((module, after)) = split_at(rest, marker) {
@@ -233,7 +233,7 @@ fn pair(config: &PeftConfig, module: String, mut slots: BTreeMap<Slot, TensorRef
             .ok_or_else(|| FormatError::missing(label, format!("{} for `{shown}`", slot.name())))
     };
     let (a, b) = (take(slot_a)?, take(slot_b)?);
-    let b_bias = slots.remove(&Slot::BBias);
+    let (b_bias, magnitude) = (slots.remove(&Slot::BBias), slots.remove(&Slot::Magnitude));
     if let Some(slot) = slots.keys().next() {
         return Err(FormatError::malformed(
             label,
@@ -279,12 +279,36 @@ fn pair(config: &PeftConfig, module: String, mut slots: BTreeMap<Slot, TensorRef
             hint: "the two files come from different adapters; save the adapter again with PEFT".to_owned(),
         });
     }
+    if config.use_dora && (kind == LoraKind::Embedding || config.lora_bias) {
+        return Err(FormatError::unsupported(
+            &*config.file,
+            format!("DoRA (`use_dora`) on `{shown}`, which is an embedding or has a bias of lora_B"),
+            "merge the adapter into its base with PEFT's `merge_and_unload()` and use the merged model",
+        ));
+    }
+    if magnitude.is_some() != config.use_dora
+        || magnitude
+            .as_ref()
+            .is_some_and(|magnitude| magnitude.shape() != &b.shape()[..1])
+    {
+        return Err(FormatError::Mismatch {
+            left: format!("`{label}`"),
+            right: format!("`{}`", config.file),
+            why: format!(
+                "`use_dora` is {}, and on `{shown}` lora_magnitude_vector is {}",
+                config.use_dora,
+                magnitude.map_or_else(|| "absent".to_owned(), |magnitude| format!("{:?}", magnitude.shape())),
+            ),
+            hint: "the two files come from different adapters; save the adapter again with PEFT".to_owned(),
+        });
+    }
     let scale = config.scale_of(&module)?;
     Ok(LoraPair {
         module,
         a,
         b,
         b_bias,
+        magnitude,
         rank,
         scale,
         kind,

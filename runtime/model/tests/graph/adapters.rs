@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use candle_core::DType;
 use witness_formats::adapter::Adapter as AdapterFile;
 use witness_formats::gguf::rows::RowOrder;
 use witness_formats::safetensors::Writer;
@@ -94,6 +95,7 @@ fn pairs(tiny: &Tiny, modules: &[String], seed: u64) -> (Vec<Entry>, Deltas) {
                 scale: 2.0,
                 a,
                 b,
+                magnitude: None,
             },
         );
     }
@@ -125,6 +127,60 @@ fn every_linear_head_and_embedding() {
             .unwrap();
         assert_eq!(adapter.pairs(), 16);
         tiny.check(40, Some(&adapter), &deltas);
+    }
+}
+
+/// DoRA on every linear layer and the head: bases with biases, 16-bit weights, either row order, a tied head.
+#[test]
+fn dora_turns_rows_to_their_trained_length() {
+    for (tied, rows, all_biases, dtype) in [
+        (false, RowOrder::Halves, true, DType::F32),
+        (true, RowOrder::Interleaved, false, DType::BF16),
+    ] {
+        let tiny = Spec {
+            tied,
+            rows,
+            all_biases,
+            dtype,
+            ..Spec::default()
+        }
+        .build();
+        let mut modules = linears(&LINEARS);
+        modules.push("lm_head".to_owned());
+        let (mut entries, mut deltas) = pairs(&tiny, &modules, 33);
+        let mut random = Random::new(9);
+        for (module, pair) in &mut deltas.pairs {
+            let magnitude: Vec<f64> = random.values(pair.b.len() / 3, 1.0).iter().map(|v| v + 2.0).collect();
+            let name = format!("base_model.model.{module}.lora_magnitude_vector");
+            entries.push((name, vec![magnitude.len()], magnitude.clone()));
+            pair.magnitude = Some(magnitude);
+        }
+        let mut config = config(
+            &[
+                "q_proj",
+                "k_proj",
+                "v_proj",
+                "o_proj",
+                "gate_proj",
+                "up_proj",
+                "down_proj",
+                "lm_head",
+            ],
+            &[],
+        );
+        config["use_dora"] = true.into();
+        let adapter = tiny.load().adapter(peft(&config, &entries).unwrap()).unwrap();
+        tiny.check(40, Some(&adapter), &deltas);
+        config["use_dora"] = false.into();
+        let refused = peft(&config, &entries).unwrap_err().to_string();
+        assert!(
+            refused.contains("use_dora") || refused.contains("`use_dora`"),
+            "{refused}"
+        );
+        config["use_dora"] = true.into();
+        entries.pop();
+        let refused = peft(&config, &entries).unwrap_err().to_string();
+        assert!(refused.contains("lora_magnitude_vector is absent"), "{refused}");
     }
 }
 

@@ -19,13 +19,14 @@ pub(crate) struct Shape {
     pub(crate) attention_factor: f64,
 }
 
-/// One low-rank pair: `y += scale * B (A x)`.
+/// One low-rank pair: `y += scale * B (A x)`; with DoRA each row of `W + scale * B A` then has the length `magnitude`.
 #[derive(Clone, Debug)]
 pub(crate) struct Pair {
     pub(crate) rank: usize,
     pub(crate) scale: f64,
     pub(crate) a: Vec<f64>,
     pub(crate) b: Vec<f64>,
+    pub(crate) magnitude: Option<Vec<f64>>,
 }
 
 /// What an adapter does, by module name; replacements by parameter name.
@@ -67,15 +68,26 @@ impl Run<'_> {
         let tied = || self.weights["model.embed_tokens.weight"].1.clone();
         let weight = weight.cloned().unwrap_or_else(tied);
         let mut y = product(&weight, x);
-        if let Some(bias) = self.parameter(&format!("{module}.bias")) {
-            y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
-        }
         if let Some(pair) = self.deltas.pairs.get(module) {
             let low = product(&pair.a, x);
             assert_eq!(low.len(), pair.rank);
             y.iter_mut()
                 .zip(product(&pair.b, &low))
                 .for_each(|(y, d)| *y += pair.scale * d);
+            if let Some(magnitude) = &pair.magnitude {
+                for (row, y) in y.iter_mut().enumerate() {
+                    let changed = (0..x.len()).map(|column| {
+                        let change =
+                            (0..pair.rank).map(|rank| pair.b[row * pair.rank + rank] * pair.a[rank * x.len() + column]);
+                        weight[row * x.len() + column] + pair.scale * change.sum::<f64>()
+                    });
+                    let length = changed.map(|value| value * value).sum::<f64>().sqrt();
+                    *y *= magnitude[row] / length;
+                }
+            }
+        }
+        if let Some(bias) = self.parameter(&format!("{module}.bias")) {
+            y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
         }
         y
     }
