@@ -10,6 +10,7 @@
 //! | [`Decoder`] | the graph, forward and backward; memory and cost are sketched there |
 //! | [`Schedule`], [`AdamW`] | rates and moments, as Transformers and torch compute them |
 //! | [`Trainer`] | the optimizer step, evaluation, resume |
+//! | [`Nf4Matrix`] | weights in 4 bits, as bitsandbytes packs them |
 //! | [`MemoryEstimate`] | how much a run will take |
 //! | [`output`] | PEFT directories, whole models, checkpoints on disk |
 //!
@@ -44,6 +45,7 @@
 
 mod attention;
 mod batch;
+mod blockwise;
 mod build;
 mod decoder;
 mod error;
@@ -52,6 +54,7 @@ mod linear;
 mod matmul;
 mod memory;
 mod method;
+mod nf4;
 mod optimizer;
 pub mod output;
 mod parameters;
@@ -67,6 +70,7 @@ pub use decoder::{Decoder, GradientOptions, LOGITS_BYTES_MAX, Recompute};
 pub use error::{Result, TrainingError};
 pub use memory::{MemoryEstimate, MemoryRequest};
 pub use method::{LoraMethod, Method};
+pub use nf4::{NF4_BLOCK, NF4_CODE, Nf4Matrix, Nf4Scales};
 pub use optimizer::AdamW;
 pub use parameters::{Gradients, Parameter, Parameters, WeightSource};
 pub use random::Stream;

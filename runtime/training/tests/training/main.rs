@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "in tests a panic is the report")]
 
 mod gradients;
+mod nf4;
 mod oracle;
 mod runs;
 mod support;
