@@ -261,7 +261,8 @@ fn quantize_block(values: &[f32], packed: &mut [u8]) -> f32 {
     let mut codes = [0u32; NF4_BLOCK];
     for bound in BOUNDS {
         for (code, scaled) in codes.iter_mut().zip(&scaled) {
-            *code += u32::from(*scaled > bound);
+            // Wrapping, as checked sums would keep the loop from becoming vector code.
+            *code = code.wrapping_add(u32::from(*scaled > bound));
         }
     }
     for (byte, pair) in packed.iter_mut().zip(codes.chunks_exact(2)) {
