@@ -7,8 +7,8 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use witness_formats::hf::HfConfig;
 use witness_training::{
-    AdamW, Batch, Decay, LoraMethod, Method, RandomWeights, Recompute, Sample, Schedule, Stream, Trainer,
-    TrainerOptions,
+    AdamW, BaseStorage, Batch, Compute, Decay, LoraMethod, Method, RandomWeights, Recompute, Sample, Schedule, Stream,
+    Trainer, TrainerOptions,
 };
 
 fn shape(name: &str) -> Option<Value> {
@@ -50,6 +50,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             recompute,
             seed: 42,
             n_threads: None,
+            compute: Compute::F32,
+            base_storage: BaseStorage::AsIs,
         };
         let lora = LoraMethod::new(16, 32.0, &["q_proj", "k_proj", "v_proj", "o_proj"])?;
         let source = RandomWeights::new(&config, 1, 0.02);

@@ -14,7 +14,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::kernels::{dot, exponentials, largest, vectorised};
-use crate::matmul::{Into, View, ViewMut, Workers, matmul};
+use crate::matmul::{Compute, Into, Means, View, ViewMut, matmul};
 use crate::real::Real;
 
 /// Queries of one tile: with 64 a tile's scores of 2,048 keys (512 KiB) stay in the second-level cache.
@@ -33,6 +33,8 @@ pub(crate) struct Attention<'a> {
     pub(crate) window: Option<usize>,
     /// The tokens of each sample: adjoining ranges that cover the batch.
     pub(crate) samples: &'a [Range<usize>],
+    /// What products are computed in.
+    pub(crate) compute: Compute,
 }
 
 /// Queries, keys and values, `[heads, n, head_dim]` each, turned by their positions.
@@ -59,6 +61,10 @@ pub(crate) struct Attended<T> {
 type Parts<'a, T> = Vec<&'a mut [T]>;
 
 impl Attention<'_> {
+    fn means(&self) -> Means {
+        Means::one(self.compute)
+    }
+
     fn group(&self) -> usize {
         self.n_heads / self.n_kv_heads
     }
@@ -163,7 +169,7 @@ impl Attention<'_> {
                 T::ONE,
                 View::new(scores, rows, columns),
                 View::new(&v[keys.start * d..keys.end * d], columns, d),
-                Workers::One,
+                self.means(),
             );
         }
     }
@@ -178,7 +184,7 @@ impl Attention<'_> {
             self.score_scale(),
             View::new(&q[queries.start * d..queries.end * d], queries.len(), d),
             View::new(&k[keys.start * d..keys.end * d], keys.len(), d).transposed(),
-            Workers::One,
+            self.means(),
         );
     }
 
@@ -242,7 +248,7 @@ impl Attention<'_> {
                 T::ONE,
                 doutput,
                 View::new(&one.v[of_keys.clone()], columns, d).transposed(),
-                Workers::One,
+                self.means(),
             );
             let tile = scratch
                 .p
@@ -274,11 +280,11 @@ impl Attention<'_> {
             let q = View::new(&one.q[of_queries.clone()], rows, d);
             let k = View::new(&one.k[of_keys.clone()], columns, d);
             let dv = ViewMut::new(&mut dv[of_keys.clone()], columns, d);
-            matmul(dv, Into::Add, T::ONE, p.transposed(), doutput, Workers::One);
+            matmul(dv, Into::Add, T::ONE, p.transposed(), doutput, self.means());
             let dk = ViewMut::new(&mut dk[of_keys], columns, d);
-            matmul(dk, Into::Add, self.score_scale(), ds.transposed(), q, Workers::One);
+            matmul(dk, Into::Add, self.score_scale(), ds.transposed(), q, self.means());
             let dq = ViewMut::new(&mut dq[of_queries], rows, d);
-            matmul(dq, Into::Replace, self.score_scale(), ds, k, Workers::One);
+            matmul(dq, Into::Replace, self.score_scale(), ds, k, self.means());
         }
     }
 }

@@ -1,6 +1,7 @@
 //! From a configuration, weights and a method to the modules of a decoder and their parameters.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 use witness_formats::hf::DecoderConfig;
@@ -8,11 +9,13 @@ use witness_formats::hf::DecoderConfig;
 use crate::decoder::{Decoder, Layer};
 use crate::error::{Result, TrainingError};
 use crate::linear::{Linear, Lora};
+use crate::matmul::Compute;
 use crate::method::{LoraMethod, Method};
 use crate::parameters::{Parameter, ParameterId, Parameters, WeightSource};
 use crate::random::Stream;
 use crate::real::Real;
 use crate::rope::Frequencies;
+use crate::stored::{BaseStorage, Bf16Rows, Stored, is_finite};
 
 /// Numbers the streams of random numbers that one seed gives.
 const INITIAL_ADAPTER: u64 = 1;
@@ -58,19 +61,31 @@ impl WeightSource for RandomWeights<'_> {
     }
 }
 
-/// Builds the decoder. `seed` draws the initial adapter.
+/// How a model is built.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BuildOptions {
+    /// Draws the initial adapter.
+    pub seed: u64,
+    /// What products are computed in.
+    pub compute: Compute,
+    /// How the frozen matrices are kept.
+    pub base_storage: BaseStorage,
+}
+
+/// Builds the decoder.
 pub fn build<T: Real>(
     config: &DecoderConfig,
     source: &dyn WeightSource,
     method: &Method,
-    seed: u64,
+    options: BuildOptions,
 ) -> Result<(Decoder, Parameters<T>)> {
     check(config)?;
     let mut builder = Builder {
         config,
         source,
         method,
-        stream: Stream::new(seed).child(INITIAL_ADAPTER),
+        stream: Stream::new(options.seed).child(INITIAL_ADAPTER),
+        options,
         parameters: Parameters::default(),
         by_name: HashMap::new(),
         n_adapted: 0,
@@ -107,6 +122,7 @@ struct Builder<'a, T> {
     source: &'a dyn WeightSource,
     method: &'a Method,
     stream: Stream,
+    options: BuildOptions,
     parameters: Parameters<T>,
     by_name: HashMap<String, ParameterId>,
     n_adapted: usize,
@@ -131,6 +147,7 @@ impl<T: Real> Builder<'_, T> {
             layers,
             norm,
             head,
+            compute: self.options.compute,
         })
     }
 
@@ -230,6 +247,7 @@ impl<T: Real> Builder<'_, T> {
                 name: format!("{name}.{suffix}"),
                 shape,
                 values,
+                stored: None,
                 is_trained: true,
                 is_decayed: true,
             })
@@ -250,6 +268,7 @@ impl<T: Real> Builder<'_, T> {
                 name: format!("{name}.lora_magnitude_vector"),
                 shape: vec![linear.n_out],
                 values: norms,
+                stored: None,
                 is_trained: true,
                 is_decayed: true,
             }));
@@ -264,33 +283,80 @@ impl<T: Real> Builder<'_, T> {
         }
         let missing = || TrainingError::MissingTensor { name: name.to_owned() };
         let expected = shape_of(self.config, name).ok_or_else(missing)?;
+        let is_trained = match self.method {
+            Method::Full => true,
+            Method::Lora(lora) => lora.trains_base(name, has_lora),
+        };
+        let stored = match !is_trained && expected.len() == 2 {
+            true => self.stored(name, &expected)?,
+            false => None,
+        };
+        let values = match stored {
+            Some(_) => Vec::new(),
+            None => self.values(name, &expected)?.into_iter().map(T::from_f32).collect(),
+        };
+        let id = self.parameters.add(Parameter {
+            name: name.to_owned(),
+            is_decayed: expected.len() > 1,
+            shape: expected,
+            values,
+            stored,
+            is_trained,
+        });
+        self.by_name.insert(name.to_owned(), id);
+        Ok(id)
+    }
+
+    /// Reads a tensor of the base model as f32 and checks it.
+    fn values(&self, name: &str, expected: &[usize]) -> Result<Vec<f32>> {
+        let missing = || TrainingError::MissingTensor { name: name.to_owned() };
         let (shape, values) = self.source.weight(name)?.ok_or_else(missing)?;
         if shape != expected || values.len() != shape.iter().product::<usize>() {
             return Err(TrainingError::Shape {
                 name: name.to_owned(),
                 found: shape,
-                expected,
+                expected: expected.to_vec(),
             });
         }
-        if values.iter().any(|value| !value.is_finite()) {
-            return Err(TrainingError::NotFinite {
-                what: format!("tensor `{name}` of the base model"),
-                step: 0,
-            });
+        match values.par_iter().all(|value| value.is_finite()) {
+            true => Ok(values),
+            false => Err(not_finite(name)),
         }
-        let is_trained = match self.method {
-            Method::Full => true,
-            Method::Lora(lora) => lora.trains_base(name, has_lora),
+    }
+
+    /// Takes a frozen matrix in the form that it is to be kept in; nothing where that is plain f32.
+    fn stored(&self, name: &str, expected: &[usize]) -> Result<Option<Stored>> {
+        let n_columns = expected.last().copied().unwrap_or(1);
+        let rounded = |values: Vec<f32>| -> Stored { Arc::new(Bf16Rows::round(&values, n_columns)) };
+        let stored = match (self.options.base_storage, self.options.compute) {
+            (BaseStorage::F32, _) => None,
+            (BaseStorage::AsIs, Compute::F32) => self.source.stored(name)?,
+            (BaseStorage::AsIs, Compute::Bf16) => match self.source.stored(name)? {
+                Some(stored) => Some(stored),
+                None => Some(rounded(self.values(name, expected)?)),
+            },
+            (BaseStorage::Bf16, _) => Some(rounded(self.values(name, expected)?)),
         };
-        let id = self.parameters.add(Parameter {
-            name: name.to_owned(),
-            is_decayed: shape.len() > 1,
-            shape,
-            values: values.into_iter().map(T::from_f32).collect(),
-            is_trained,
-        });
-        self.by_name.insert(name.to_owned(), id);
-        Ok(id)
+        let Some(stored) = stored else { return Ok(None) };
+        let found = vec![stored.n_rows(), stored.n_columns()];
+        if found != expected {
+            return Err(TrainingError::Shape {
+                name: name.to_owned(),
+                found,
+                expected: expected.to_vec(),
+            });
+        }
+        match is_finite(stored.as_ref()) {
+            true => Ok(Some(stored)),
+            false => Err(not_finite(name)),
+        }
+    }
+}
+
+fn not_finite(name: &str) -> TrainingError {
+    TrainingError::NotFinite {
+        what: format!("tensor `{name}` of the base model"),
+        step: 0,
     }
 }
 

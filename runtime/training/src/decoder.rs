@@ -16,6 +16,7 @@ use witness_formats::hf::DecoderConfig;
 use crate::batch::Batch;
 use crate::error::Result;
 use crate::linear::{Linear, Pass};
+use crate::matmul::Compute;
 use crate::parameters::{Gradients, ParameterId, Parameters};
 use crate::random::Stream;
 use crate::real::Real;
@@ -53,6 +54,7 @@ pub struct Decoder {
     pub(crate) layers: Vec<Layer>,
     pub(crate) norm: ParameterId,
     pub(crate) head: Linear,
+    pub(crate) compute: Compute,
 }
 
 /// One layer.
@@ -177,15 +179,16 @@ impl Decoder {
             parameters,
             batch,
             rotation: self.frequencies.rotation(batch.positions()),
-            pass: Pass { dropout, first_row: 0 },
+            pass: Pass {
+                dropout,
+                first_row: 0,
+                compute: self.compute,
+            },
         })
     }
 
     fn embed<T: Real>(&self, parameters: &Parameters<T>, batch: &Batch) -> Vec<T> {
-        let d = self.config.hidden_size;
-        let table = parameters.values(self.embedding);
-        let rows = batch.ids().iter().map(|id| &table[*id as usize * d..][..d]);
-        rows.flatten().copied().collect()
+        parameters.rows(self.embedding, batch.ids().iter().map(|id| *id as usize))
     }
 
     /// Returns the first layer that the backward pass must reach; as many as there are when it is none.

@@ -8,6 +8,7 @@
 //! | [`Batch`] | rows packed without padding, targets shifted inside each |
 //! | [`Method`], [`LoraMethod`] | what is trained, in the words of PEFT's LoraConfig |
 //! | [`Decoder`] | the graph, forward and backward; memory and cost are sketched there |
+//! | [`Stored`], [`GgufWeights`] | frozen matrices as they lie: bf16, f16, blocks of GGUF |
 //! | [`Schedule`], [`AdamW`] | rates and moments, as Transformers and torch compute them |
 //! | [`Trainer`] | the optimizer step, evaluation, resume |
 //! | [`Nf4Matrix`] | weights in 4 bits, as bitsandbytes packs them |
@@ -31,6 +32,8 @@
 //!     recompute: Default::default(),
 //!     seed: 42,
 //!     n_threads: None,
+//!     compute: Default::default(),
+//!     base_storage: Default::default(),
 //! };
 //! let method = Method::Lora(Box::new(LoraMethod::new(16, 32.0, &["q_proj", "v_proj"])?));
 //! let config = HfConfig::load(&files)?.decoder()?;
@@ -62,12 +65,14 @@ mod random;
 mod real;
 mod rope;
 mod schedule;
+mod stored;
 mod trainer;
 
 pub use batch::{BATCH_TOKENS_MAX, Batch, Sample};
-pub use build::{RandomWeights, build};
+pub use build::{BuildOptions, RandomWeights, build};
 pub use decoder::{Decoder, GradientOptions, LOGITS_BYTES_MAX, Recompute};
 pub use error::{Result, TrainingError};
+pub use matmul::Compute;
 pub use memory::{MemoryEstimate, MemoryRequest};
 pub use method::{LoraMethod, Method};
 pub use nf4::{NF4_BLOCK, NF4_CODE, Nf4Matrix, Nf4Scales};
@@ -76,4 +81,5 @@ pub use parameters::{Gradients, Parameter, Parameters, WeightSource};
 pub use random::Stream;
 pub use real::Real;
 pub use schedule::{Decay, Schedule};
+pub use stored::{BaseStorage, GgufWeights, Rows, Stored};
 pub use trainer::{StepReport, Trainer, TrainerOptions};

@@ -12,7 +12,7 @@
 use rayon::prelude::*;
 
 use crate::kernels::{TASK_ELEMENTS, add, add_column_sums, add_row, scale_columns, vectorised};
-use crate::matmul::{Into, View, ViewMut, Workers, matmul};
+use crate::matmul::{Compute, Into, Means, View, ViewMut, matmul};
 use crate::parameters::{Gradients, ParameterId, Parameters};
 use crate::random::Stream;
 use crate::real::Real;
@@ -72,6 +72,14 @@ pub(crate) struct Pass {
     pub(crate) dropout: Option<Stream>,
     /// The index of the first row, where a module is computed by parts.
     pub(crate) first_row: usize,
+    /// What products are computed in.
+    pub(crate) compute: Compute,
+}
+
+impl Pass {
+    fn means(self) -> Means {
+        Means::all(self.compute)
+    }
 }
 
 /// What a module's backward pass reads, beside its tape.
@@ -100,20 +108,20 @@ impl Linear {
 
     /// Computes y.
     pub(crate) fn forward<T: Real>(&self, parameters: &Parameters<T>, x: &[T], pass: Pass) -> (Vec<T>, LinearTape<T>) {
-        let n = x.len() / self.n_in;
+        let (n, means) = (x.len() / self.n_in, pass.means());
         let mut y = vec![T::ZERO; n * self.n_out];
         let mut tape = LinearTape::default();
         let x_view = View::new(x, n, self.n_in);
-        let weight = View::new(parameters.values(self.weight), self.n_out, self.n_in);
+        let weight = parameters.matrix(self.weight);
         let target = ViewMut::new(&mut y, n, self.n_out);
-        matmul(target, Into::Replace, T::ONE, x_view, weight.transposed(), Workers::All);
+        matmul(target, Into::Replace, T::ONE, x_view, weight.transposed(), means);
         if let Some(lora) = &self.lora {
             let dropped = lora.drop(x, pass, self.n_in);
             let input = dropped.as_deref().map_or(x_view, |x| View::new(x, n, self.n_in));
             tape.low = vec![T::ZERO; n * lora.rank];
             let a = View::new(parameters.values(lora.a), lora.rank, self.n_in);
             let low = ViewMut::new(&mut tape.low, n, lora.rank);
-            matmul(low, Into::Replace, T::ONE, input, a.transposed(), Workers::All);
+            matmul(low, Into::Replace, T::ONE, input, a.transposed(), means);
             let b = View::new(parameters.values(lora.b), self.n_out, lora.rank);
             matmul(
                 ViewMut::new(&mut y, n, self.n_out),
@@ -121,7 +129,7 @@ impl Linear {
                 T::from_f64(lora.scale),
                 View::new(&tape.low, n, lora.rank),
                 b.transposed(),
-                Workers::All,
+                means,
             );
             if let Some(magnitude) = lora.magnitude {
                 tape.inverse_norms = self.inverse_norms(parameters, lora);
@@ -148,7 +156,7 @@ impl Linear {
         dx: Option<&mut [T]>,
     ) {
         let Flow { x, dy, pass } = flow;
-        let n = dy.len() / self.n_out;
+        let (n, means) = (dy.len() / self.n_out, pass.means());
         if let Some(dbias) = self.bias.and_then(|bias| gradients.get_mut(bias)) {
             add_column_sums(dbias, dy);
         }
@@ -158,28 +166,28 @@ impl Linear {
         if let Some(dweight) = gradients.get_mut(self.weight) {
             let dweight = ViewMut::new(dweight, self.n_out, self.n_in);
             let x = View::new(x, n, self.n_in);
-            matmul(dweight, Into::Add, T::ONE, dy_view.transposed(), x, Workers::All);
+            matmul(dweight, Into::Add, T::ONE, dy_view.transposed(), x, means);
         }
         let dlow = self
             .lora
             .as_ref()
             .map(|lora| self.backward_lora(lora, parameters, gradients, tape, Flow { x, dy, pass }));
         let Some(dx) = dx else { return };
-        let weight = View::new(parameters.values(self.weight), self.n_out, self.n_in);
+        let weight = parameters.matrix(self.weight);
         let target = ViewMut::new(&mut *dx, n, self.n_in);
-        matmul(target, Into::Add, T::ONE, dy_view, weight, Workers::All);
+        matmul(target, Into::Add, T::ONE, dy_view, weight, means);
         if let (Some(lora), Some(dlow)) = (&self.lora, dlow) {
             let dlow = View::new(&dlow, n, lora.rank);
             let a = View::new(parameters.values(lora.a), lora.rank, self.n_in);
             if lora.drops(pass) {
                 let mut through_a = vec![T::ZERO; n * self.n_in];
                 let target = ViewMut::new(&mut through_a, n, self.n_in);
-                matmul(target, Into::Replace, T::ONE, dlow, a, Workers::All);
+                matmul(target, Into::Replace, T::ONE, dlow, a, means);
                 lora.drop_in_place(&mut through_a, pass, self.n_in);
                 add(dx, &through_a);
             } else {
                 let target = ViewMut::new(dx, n, self.n_in);
-                matmul(target, Into::Add, T::ONE, dlow, a, Workers::All);
+                matmul(target, Into::Add, T::ONE, dlow, a, means);
             }
         }
     }
@@ -194,23 +202,23 @@ impl Linear {
         flow: Flow<'_, T>,
     ) -> Vec<T> {
         let Flow { x, dy, pass } = flow;
-        let (n, scale) = (dy.len() / self.n_out, T::from_f64(lora.scale));
+        let (n, scale, means) = (dy.len() / self.n_out, T::from_f64(lora.scale), pass.means());
         let dy = View::new(dy, n, self.n_out);
         if let Some(db) = gradients.get_mut(lora.b) {
             let db = ViewMut::new(db, self.n_out, lora.rank);
             let low = View::new(&tape.low, n, lora.rank);
-            matmul(db, Into::Add, scale, dy.transposed(), low, Workers::All);
+            matmul(db, Into::Add, scale, dy.transposed(), low, means);
         }
         let mut dlow = vec![T::ZERO; n * lora.rank];
         let b = View::new(parameters.values(lora.b), self.n_out, lora.rank);
         let target = ViewMut::new(&mut dlow, n, lora.rank);
-        matmul(target, Into::Replace, scale, dy, b, Workers::All);
+        matmul(target, Into::Replace, scale, dy, b, means);
         if let Some(da) = gradients.get_mut(lora.a) {
             let dropped = lora.drop(x, pass, self.n_in);
             let input = View::new(dropped.as_deref().unwrap_or(x), n, self.n_in);
             let da = ViewMut::new(da, lora.rank, self.n_in);
             let dlow = View::new(&dlow, n, lora.rank);
-            matmul(da, Into::Add, T::ONE, dlow.transposed(), input, Workers::All);
+            matmul(da, Into::Add, T::ONE, dlow.transposed(), input, means);
         }
         dlow
     }
@@ -245,14 +253,15 @@ impl Linear {
 
     /// Computes `|W + s B A|` of every row: what DoRA's magnitude starts as.
     pub(crate) fn row_norms<T: Real>(&self, parameters: &Parameters<T>, lora: &Lora) -> Vec<T> {
-        let mut merged = parameters.values(self.weight).to_vec();
+        let means = Means::all(Compute::F32);
+        let mut merged = parameters.copied(self.weight);
         matmul(
             ViewMut::new(&mut merged, self.n_out, self.n_in),
             Into::Add,
             T::from_f64(lora.scale),
             View::new(parameters.values(lora.b), self.n_out, lora.rank),
             View::new(parameters.values(lora.a), lora.rank, self.n_in),
-            Workers::All,
+            means,
         );
         let rows = merged.chunks_exact(self.n_in);
         rows.map(|row| crate::kernels::dot(row, row).sqrt()).collect()

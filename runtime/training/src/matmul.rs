@@ -9,6 +9,7 @@
 )]
 
 use crate::real::Real;
+use crate::stored::{Rows, decode_all};
 
 /// A matrix in a slice, row `r` and column `c` at `r * row_stride + c * column_stride`.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +42,15 @@ pub(crate) enum Into {
     Add,
 }
 
+/// Who computes, and in what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Means {
+    /// Who.
+    pub(crate) workers: Workers,
+    /// In what.
+    pub(crate) compute: Compute,
+}
+
 /// Who computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Workers {
@@ -48,6 +58,72 @@ pub(crate) enum Workers {
     One,
     /// All threads of the current rayon pool.
     All,
+}
+
+/// What the factors of a product are rounded to. Sums, and everything that is no product, stay f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compute {
+    /// Nothing: products of f32.
+    #[default]
+    F32,
+    /// bf16, to nearest with ties to even, as torch's autocast does: twice to ten times as fast where the processor has such products, and the same numbers, slower,
+    /// where it has not.
+    Bf16,
+}
+
+/// A right factor: numbers in memory, or a frozen matrix in its own form.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Matrix<'a, T> {
+    /// Numbers.
+    Plain(View<'a, T>),
+    /// Rows to be decoded.
+    Stored(&'a dyn Rows),
+    /// The transposed matrix of rows to be decoded.
+    StoredTransposed(&'a dyn Rows),
+}
+
+impl Means {
+    /// All threads.
+    pub(crate) fn all(compute: Compute) -> Means {
+        let workers = Workers::All;
+        Means { workers, compute }
+    }
+
+    /// The calling thread.
+    pub(crate) fn one(compute: Compute) -> Means {
+        let workers = Workers::One;
+        Means { workers, compute }
+    }
+}
+
+impl<'a, T> From<View<'a, T>> for Matrix<'a, T> {
+    fn from(view: View<'a, T>) -> Matrix<'a, T> {
+        Matrix::Plain(view)
+    }
+}
+
+impl<'a, T> Matrix<'a, T> {
+    /// Sees a slice as a row-major matrix.
+    pub(crate) fn plain(data: &'a [T], n_rows: usize, n_columns: usize) -> Matrix<'a, T> {
+        Matrix::Plain(View::new(data, n_rows, n_columns))
+    }
+
+    /// Sees the transposed matrix.
+    pub(crate) fn transposed(self) -> Matrix<'a, T> {
+        match self {
+            Matrix::Plain(view) => Matrix::Plain(view.transposed()),
+            Matrix::Stored(rows) => Matrix::StoredTransposed(rows),
+            Matrix::StoredTransposed(rows) => Matrix::Stored(rows),
+        }
+    }
+
+    fn shape(&self) -> (usize, usize) {
+        match self {
+            Matrix::Plain(view) => (view.layout.n_rows, view.layout.n_columns),
+            Matrix::Stored(rows) => (rows.n_rows(), rows.n_columns()),
+            Matrix::StoredTransposed(rows) => (rows.n_columns(), rows.n_rows()),
+        }
+    }
 }
 
 impl Layout {
@@ -108,16 +184,18 @@ impl<'a, T> ViewMut<'a, T> {
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub(crate) fn matmul<T: Real>(
+pub(crate) fn matmul<'a, T: Real>(
     target: ViewMut<'_, T>,
     into: Into,
     scale: T,
     left: View<'_, T>,
-    right: View<'_, T>,
-    workers: Workers,
+    right: impl std::convert::Into<Matrix<'a, T>>,
+    means: Means,
 ) {
-    let (m, k, n) = (left.layout.n_rows, left.layout.n_columns, right.layout.n_columns);
-    assert_eq!(right.layout.n_rows, k, "inner dimensions differ");
+    let right = right.into();
+    let (m, k) = (left.layout.n_rows, left.layout.n_columns);
+    let (right_rows, n) = right.shape();
+    assert_eq!(right_rows, k, "inner dimensions differ");
     assert_eq!(
         (target.layout.n_rows, target.layout.n_columns),
         (m, n),
@@ -136,13 +214,37 @@ pub(crate) fn matmul<T: Real>(
         }
         return;
     }
+    match right {
+        Matrix::Plain(right) => generic(target, into, scale, left, right, means.workers),
+        Matrix::Stored(rows) | Matrix::StoredTransposed(rows) => {
+            let decoded: Vec<T> = decode_all(rows).into_iter().map(T::from_f32).collect();
+            let view = View::new(&decoded, rows.n_rows(), rows.n_columns());
+            let view = match right {
+                Matrix::StoredTransposed(_) => view.transposed(),
+                _ => view,
+            };
+            generic(target, into, scale, left, view, means.workers);
+        }
+    }
+}
+
+/// The product of numbers of any type, whose shapes fit and are not empty.
+fn generic<T: Real>(
+    target: ViewMut<'_, T>,
+    into: Into,
+    scale: T,
+    left: View<'_, T>,
+    right: View<'_, T>,
+    workers: Workers,
+) {
+    let (m, k, n) = (left.layout.n_rows, left.layout.n_columns, right.layout.n_columns);
     let parallelism = match workers {
         Workers::One => gemm::Parallelism::None,
         Workers::All => gemm::Parallelism::Rayon(0),
     };
-    // SAFETY: `Layout::new` proved for each of the three that its last element, and as strides are not negative every element, lies inside its slice, and the
-    // assertions above that m, n and k are the dimensions of those layouts. `target` is borrowed mutably, so it overlaps neither operand. Strides fit isize
-    // because a slice is at most isize::MAX bytes long. That T is f32 or f64 is checked by the library itself, which panics on any other type.
+    // SAFETY: `Layout::new` proved for each of the three that its last element, and as strides are not negative every element, lies inside its slice; the caller
+    // proved that m, n and k are the dimensions of those layouts. `target` is borrowed mutably, so it overlaps neither operand. Strides fit isize because a slice
+    // is at most isize::MAX bytes long. That T is f32 or f64 is checked by the library itself, which panics on any other type.
     unsafe {
         gemm::gemm(
             m,
@@ -197,9 +299,23 @@ mod tests {
             let rights = [View::new(&right, k, n), View::new(&right_turned, n, k).transposed()];
             for (a, b) in lefts.into_iter().flat_map(|a| rights.map(|b| (a, b))) {
                 let mut found = vec![9.0; m * n];
-                matmul(ViewMut::new(&mut found, m, n), Into::Replace, 2.0, a, b, Workers::One);
+                matmul(
+                    ViewMut::new(&mut found, m, n),
+                    Into::Replace,
+                    2.0,
+                    a,
+                    b,
+                    Means::one(Compute::F32),
+                );
                 assert_eq!(found, wanted);
-                matmul(ViewMut::new(&mut found, m, n), Into::Add, 2.0, a, b, Workers::All);
+                matmul(
+                    ViewMut::new(&mut found, m, n),
+                    Into::Add,
+                    2.0,
+                    a,
+                    b,
+                    Means::all(Compute::F32),
+                );
                 let twice: Vec<f64> = wanted.iter().map(|value| 2.0 * value).collect();
                 assert_eq!(found, twice);
             }

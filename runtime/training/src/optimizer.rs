@@ -164,6 +164,7 @@ mod tests {
             name: "w".to_owned(),
             shape: vec![2],
             values: vec![1.0, -2.0],
+            stored: None,
             is_trained: true,
             is_decayed,
         });

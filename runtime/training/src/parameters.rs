@@ -1,12 +1,14 @@
 //! All weights of a model by number, and the gradients of the trained ones.
 //!
-//! Memory: 4 bytes (f32) a weight; a trained one takes 12 more (gradient, two moments of AdamW).
+//! Memory: 4 bytes (f32) a weight, or what its [`Stored`] form takes; a trained one takes 12 more (gradient, two moments of AdamW).
 
 use witness_formats::TensorRef;
 use witness_formats::safetensors::SafeTensors;
 
 use crate::error::{Result, TrainingError};
+use crate::matmul::Matrix;
 use crate::real::Real;
+use crate::stored::{DenseRows, Stored, decode_all};
 
 /// The number of a parameter; only [`Parameters::add`] makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,8 +21,10 @@ pub struct Parameter<T> {
     pub name: String,
     /// Its shape, row-major.
     pub shape: Vec<usize>,
-    /// Its values.
+    /// Its values; none where they are [`stored`](Parameter::stored) in another form.
     pub values: Vec<T>,
+    /// A frozen matrix in the form that it is kept in.
+    pub stored: Option<Stored>,
     /// Whether it is trained.
     pub is_trained: bool,
     /// Whether weight decay applies: not to biases and not to the weights of norms.
@@ -43,12 +47,29 @@ pub struct Gradients<T> {
 pub trait WeightSource {
     /// Returns the shape and values of a tensor, or nothing where there is none of this name.
     fn weight(&self, name: &str) -> Result<Option<(Vec<usize>, Vec<f32>)>>;
+
+    /// Returns a matrix in the form that the source has it in, to be used where it lies; nothing where that is plain f32, or where there is none of this name.
+    fn stored(&self, name: &str) -> Result<Option<Stored>> {
+        let _ = name;
+        Ok(None)
+    }
 }
 
 impl WeightSource for SafeTensors {
     fn weight(&self, name: &str) -> Result<Option<(Vec<usize>, Vec<f32>)>> {
         let read = |tensor: &TensorRef| -> Result<_> { Ok((tensor.shape().to_vec(), tensor.to_f32()?)) };
         self.tensor(name).map(read).transpose()
+    }
+
+    fn stored(&self, name: &str) -> Result<Option<Stored>> {
+        Ok(self.tensor(name).and_then(DenseRows::of))
+    }
+}
+
+impl<T> Parameter<T> {
+    /// Returns how many values it has, whatever the form.
+    pub fn n_values(&self) -> usize {
+        self.shape.iter().product()
     }
 }
 
@@ -74,7 +95,7 @@ impl<T: Real> Parameters<T> {
                 .all
                 .iter()
                 .filter(|parameter| parameter.is_trained || !trained_only);
-            counted.map(|parameter| parameter.values.len()).sum()
+            counted.map(Parameter::n_values).sum()
         };
         (sum(false), sum(true))
     }
@@ -95,6 +116,56 @@ impl<T: Real> Parameters<T> {
 
     pub(crate) fn values(&self, id: ParameterId) -> &[T] {
         &self.all[id.0].values
+    }
+
+    /// Returns a matrix, `[out, in]`, in whatever form it is kept.
+    pub(crate) fn matrix(&self, id: ParameterId) -> Matrix<'_, T> {
+        let parameter = &self.all[id.0];
+        match &parameter.stored {
+            Some(stored) => Matrix::Stored(stored.as_ref()),
+            None => {
+                let n_columns = parameter.shape.last().copied().unwrap_or(1);
+                Matrix::plain(&parameter.values, parameter.values.len() / n_columns.max(1), n_columns)
+            }
+        }
+    }
+
+    /// Returns a copy of a parameter's values.
+    pub(crate) fn copied(&self, id: ParameterId) -> Vec<T> {
+        match &self.all[id.0].stored {
+            Some(stored) => decode_all(stored.as_ref()).into_iter().map(T::from_f32).collect(),
+            None => self.all[id.0].values.clone(),
+        }
+    }
+
+    /// Copies some rows of a matrix behind each other.
+    pub(crate) fn rows(&self, id: ParameterId, rows: impl Iterator<Item = usize>) -> Vec<T> {
+        let parameter = &self.all[id.0];
+        let width = parameter.shape.last().copied().unwrap_or(1);
+        match &parameter.stored {
+            None => rows
+                .flat_map(|row| &parameter.values[row * width..][..width])
+                .copied()
+                .collect(),
+            Some(stored) => {
+                let mut decoded = vec![0.0; width];
+                let mut values = Vec::new();
+                for row in rows {
+                    stored.decode(row..row + 1, &mut decoded);
+                    values.extend(decoded.iter().map(|value| T::from_f32(*value)));
+                }
+                values
+            }
+        }
+    }
+
+    /// Returns how many bytes the weights take.
+    pub fn bytes(&self) -> usize {
+        let bytes = |parameter: &Parameter<T>| match &parameter.stored {
+            Some(stored) => stored.bytes(),
+            None => parameter.values.len() * size_of::<T>(),
+        };
+        self.all.iter().map(bytes).sum()
     }
 
     pub(crate) fn is_trained(&self, id: ParameterId) -> bool {

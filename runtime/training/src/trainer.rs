@@ -5,15 +5,17 @@
 use witness_formats::hf::DecoderConfig;
 
 use crate::batch::Batch;
-use crate::build::build;
+use crate::build::{BuildOptions, build};
 use crate::decoder::{Decoder, GradientOptions, Recompute};
 use crate::error::{Result, TrainingError};
+use crate::matmul::Compute;
 use crate::method::Method;
 use crate::optimizer::{AdamW, AdamWState, clip};
 use crate::parameters::{Gradients, Parameters, WeightSource};
 use crate::random::Stream;
 use crate::real::Real;
 use crate::schedule::Schedule;
+use crate::stored::BaseStorage;
 
 /// Numbers the stream of dropout below a run's seed.
 const DROPOUT: u64 = 3;
@@ -33,6 +35,10 @@ pub struct TrainerOptions {
     pub seed: u64,
     /// How many threads compute; nothing: those of the current rayon pool.
     pub n_threads: Option<usize>,
+    /// What products are computed in.
+    pub compute: Compute,
+    /// How the frozen matrices of the base are kept.
+    pub base_storage: BaseStorage,
 }
 
 /// What one optimizer step did.
@@ -91,7 +97,12 @@ impl<T: Real> Trainer<T> {
                 .build()
                 .map_err(|error| TrainingError::Threads(error.to_string()))
         });
-        let (decoder, parameters) = build(config, source, &method, options.seed)?;
+        let build_options = BuildOptions {
+            seed: options.seed,
+            compute: options.compute,
+            base_storage: options.base_storage,
+        };
+        let (decoder, parameters) = build(config, source, &method, build_options)?;
         Ok(Trainer {
             optimizer: AdamWState::new(&parameters),
             gradients: Gradients::new(&parameters),

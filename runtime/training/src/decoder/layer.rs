@@ -41,6 +41,7 @@ impl Layer {
             head_dim: context.config.head_dim,
             window: self.window,
             samples: context.batch.samples(),
+            compute: context.pass.compute,
         }
     }
 

@@ -4,7 +4,9 @@
 //! loss, 1e-16, over the step); 1e-7 relative to the largest gradient of the tensor leaves room for both.
 
 use serde_json::{Value, json};
-use witness_training::{GradientOptions, Gradients, Method, Parameters, RandomWeights, Recompute, Stream, build};
+use witness_training::{
+    BuildOptions, GradientOptions, Gradients, Method, Parameters, RandomWeights, Recompute, Stream, build,
+};
 
 use crate::support::{lora, pack, rows, tiny};
 
@@ -15,7 +17,11 @@ const PROBES: usize = 6;
 fn check(model_type: &str, changes: Value, method: Method) {
     let config = tiny(model_type, changes);
     let source = RandomWeights::new(&config, 5, 0.4);
-    let (decoder, mut parameters) = build::<f64>(&config, &source, &method, 3).unwrap();
+    let options = BuildOptions {
+        seed: 3,
+        ..BuildOptions::default()
+    };
+    let (decoder, mut parameters) = build::<f64>(&config, &source, &method, options).unwrap();
     // Biases of 0, norms of 1 and a B of 0 would hide mistakes.
     let stream = Stream::new(99);
     let names: Vec<String> = parameters.iter().map(|parameter| parameter.name.clone()).collect();

@@ -8,7 +8,9 @@ use serde_json::Value;
 use witness_formats::adapter::PeftConfig;
 use witness_formats::hf::HfConfig;
 use witness_formats::{FileSet, safetensors::SafeTensors};
-use witness_training::{AdamW, Batch, Decay, LoraMethod, Method, Recompute, Sample, Schedule, Trainer, TrainerOptions};
+use witness_training::{
+    AdamW, BaseStorage, Batch, Compute, Decay, LoraMethod, Method, Recompute, Sample, Schedule, Trainer, TrainerOptions,
+};
 
 use crate::support::reference;
 
@@ -64,6 +66,8 @@ fn options(meta: &Value, recompute: Recompute) -> TrainerOptions {
         recompute,
         seed: 42,
         n_threads: None,
+        compute: Compute::F32,
+        base_storage: BaseStorage::AsIs,
     }
 }
 

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 use witness_formats::hf::{DecoderConfig, HfConfig};
-use witness_training::{AdamW, Batch, Decay, LoraMethod, Method, Recompute, Sample, Schedule, Stream, TrainerOptions};
+use witness_training::{
+    AdamW, BaseStorage, Batch, Compute, Decay, LoraMethod, Method, Recompute, Sample, Schedule, Stream, TrainerOptions,
+};
 
 /// Returns a path below the reference data, or nothing, said once, when they are not there.
 pub(crate) fn reference(path: &str) -> Option<PathBuf> {
@@ -70,5 +72,7 @@ pub(crate) fn options(learning_rate: f64) -> TrainerOptions {
         recompute: Recompute::Nothing,
         seed: 7,
         n_threads: None,
+        compute: Compute::F32,
+        base_storage: BaseStorage::AsIs,
     }
 }
