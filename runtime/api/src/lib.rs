@@ -16,6 +16,7 @@ mod models;
 mod native;
 mod options;
 mod time;
+mod train;
 
 pub use chat::{ChatRequest, ChatResponse, Message, ToolCall, ToolFunction};
 pub use create::{CreateRequest, Progress, StringMap, TextOrList};
@@ -32,6 +33,10 @@ pub use native::{
 };
 pub use options::{KNOWN_OPTIONS, Options};
 pub use time::{UNKNOWN_TIME, rfc3339};
+pub use train::{
+    DataFile, EVENT_STREAM, ExportRequest, ExportResponse, TrainJob, TrainJobLine, TrainJobResponse, TrainJobsResponse,
+    TrainLine, TrainPlanResponse, TrainRequest, TrainState,
+};
 
 /// Media type of a stream of JSON values, one a line.
 pub const NDJSON: &str = "application/x-ndjson";
