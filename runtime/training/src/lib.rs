@@ -80,6 +80,6 @@ pub use optimizer::AdamW;
 pub use parameters::{Gradients, Parameter, Parameters, WeightSource};
 pub use random::Stream;
 pub use real::Real;
-pub use schedule::{Decay, Schedule};
+pub use schedule::{Decay, DecayShape, Schedule};
 pub use stored::{BaseStorage, GgufWeights, Rows, Stored};
 pub use trainer::{StepReport, Trainer, TrainerOptions};

@@ -79,10 +79,7 @@ impl<T: Real> Trainer<T> {
         options: TrainerOptions,
     ) -> Result<Trainer<T>> {
         options.adamw.check()?;
-        let rate = options.schedule.learning_rate;
-        if !(rate.is_finite() && rate >= 0.0) {
-            return Err(TrainingError::setting("learning_rate", rate, "a number from 0"));
-        }
+        options.schedule.check()?;
         if let Some(norm) = options.max_grad_norm.filter(|norm| norm.is_nan() || *norm <= 0.0) {
             return Err(TrainingError::setting(
                 "max_grad_norm",
