@@ -7,8 +7,8 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use witness_formats::hf::HfConfig;
 use witness_training::{
-    AdamW, BaseStorage, Batch, Compute, Decay, LoraMethod, Method, RandomWeights, Recompute, Sample, Schedule, Stream,
-    Trainer, TrainerOptions,
+    BaseStorage, Batch, Compute, Decay, LoraMethod, Method, Optimizer, RandomWeights, Recompute, Sample, Schedule,
+    Stream, Trainer, TrainerOptions,
 };
 
 fn shape(name: &str) -> Option<Value> {
@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 warmup_steps: 0,
                 n_steps: n_steps as u64,
             },
-            adamw: AdamW::default(),
+            optimizer: Optimizer::default(),
             max_grad_norm: Some(1.0),
             recompute,
             seed: 42,

@@ -28,7 +28,6 @@ pub(crate) struct Code {
 /// The table for numbers of both signs.
 pub(crate) static SIGNED: LazyLock<Code> = LazyLock::new(|| Code::dynamic(true));
 /// The table for numbers from 0.
-#[cfg(test)]
 pub(crate) static UNSIGNED: LazyLock<Code> = LazyLock::new(|| Code::dynamic(false));
 
 impl Code {
@@ -88,7 +87,6 @@ impl Code {
     }
 
     /// Writes the values of a block.
-    #[cfg(test)]
     pub(crate) fn dequantize_block(&self, places: &[u8], largest: f32, values: &mut [f32]) {
         for (value, place) in values.iter_mut().zip(places) {
             *value = self.values[usize::from(*place)] * largest;

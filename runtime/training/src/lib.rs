@@ -1,4 +1,4 @@
-//! Training mathematics: forward and backward of one decoder graph, losses, AdamW and the step that ties them, without an autograd.
+//! Training mathematics: forward and backward of one decoder graph, losses, optimizers and the step that ties them, without an autograd.
 //!
 //! What: full training, LoRA, rsLoRA and DoRA of Llama, Mistral and Qwen2 over packed rows of tokens, equal to Transformers with PEFT. What not: no data files, no
 //! tokenizer, no templates, no clock, no recipe, no jobs; the caller brings rows and gets losses, weights and files.
@@ -9,7 +9,7 @@
 //! | [`Method`], [`LoraMethod`] | what is trained, in the words of PEFT's LoraConfig |
 //! | [`Decoder`] | the graph, forward and backward; memory and cost are sketched there |
 //! | [`Stored`], [`GgufWeights`] | frozen matrices as they lie: bf16, f16, blocks of GGUF |
-//! | [`Schedule`], [`AdamW`] | rates and moments, as Transformers and torch compute them |
+//! | [`Schedule`], [`Optimizer`] | rates and moments, as Transformers, torch and bitsandbytes compute them |
 //! | [`Trainer`] | the optimizer step, evaluation, resume |
 //! | [`Nf4Matrix`] | weights in 4 bits, as bitsandbytes packs them |
 //! | [`MemoryEstimate`] | how much a run will take |
@@ -21,13 +21,13 @@
 //!
 //! ```no_run
 //! use witness_formats::{FileSet, hf::HfConfig, safetensors::SafeTensors};
-//! use witness_training::{AdamW, Batch, Decay, LoraMethod, Method, Sample, Schedule, Trainer, TrainerOptions};
+//! use witness_training::{Batch, Decay, LoraMethod, Method, Optimizer, Sample, Schedule, Trainer, TrainerOptions};
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let files = FileSet::from_directory("model".as_ref())?;
 //! let schedule = Schedule { learning_rate: 2e-4, decay: Decay::Cosine, warmup_steps: 10, n_steps: 100 };
 //! let options = TrainerOptions {
 //!     schedule,
-//!     adamw: AdamW::default(),
+//!     optimizer: Optimizer::default(),
 //!     max_grad_norm: Some(1.0),
 //!     recompute: Default::default(),
 //!     seed: 42,
@@ -76,7 +76,7 @@ pub use matmul::Compute;
 pub use memory::{MemoryEstimate, MemoryRequest};
 pub use method::{LoraMethod, Method};
 pub use nf4::{NF4_BLOCK, NF4_CODE, Nf4Matrix, Nf4Scales};
-pub use optimizer::AdamW;
+pub use optimizer::{Adafactor, AdamW, Lion, Optimizer, Sgd};
 pub use parameters::{Gradients, Parameter, Parameters, WeightSource};
 pub use random::Stream;
 pub use real::Real;

@@ -16,6 +16,8 @@ pub struct MemoryRequest {
     pub n_weights: usize,
     /// The trained ones among them.
     pub n_trained: usize,
+    /// What the optimizer remembers: [`Optimizer::state_bytes`](crate::Optimizer::state_bytes) of the trained ones.
+    pub state_bytes: usize,
     /// Tokens of the largest micro-batch.
     pub n_tokens: usize,
     /// The sum of the ranks of one layer's adapters.
@@ -29,7 +31,7 @@ pub struct MemoryRequest {
 pub struct MemoryEstimate {
     /// Weights.
     pub weight_bytes: usize,
-    /// Gradients and both moments of the trained ones.
+    /// Gradients of the trained ones, and what the optimizer remembers.
     pub optimizer_bytes: usize,
     /// What layers keep for the backward pass.
     pub activation_bytes: usize,
@@ -56,7 +58,10 @@ impl MemoryEstimate {
         let of_tokens = |numbers: usize| request.n_tokens.saturating_mul(numbers).saturating_mul(F32);
         MemoryEstimate {
             weight_bytes: request.n_weights.saturating_mul(F32),
-            optimizer_bytes: request.n_trained.saturating_mul(3 * F32),
+            optimizer_bytes: request
+                .n_trained
+                .saturating_mul(F32)
+                .saturating_add(request.state_bytes),
             activation_bytes: of_tokens(kept),
             working_bytes: of_tokens(working).saturating_add(logits),
         }
@@ -94,6 +99,7 @@ mod tests {
             let request = MemoryRequest {
                 n_weights: 136_358_208,
                 n_trained: 1_843_200,
+                state_bytes: 2 * 4 * 1_843_200,
                 n_tokens: 1_024,
                 layer_ranks: 64,
                 recompute,

@@ -1,126 +1,281 @@
-//! AdamW with decoupled decay and clipping by the global norm, in torch's order of operations.
+//! Optimizers: what moves weights along their gradients, what each remembers of a weight, and clipping by the global norm.
 //!
-//! ```text
-//! p *= 1 - lr decay      m += (g - m)(1 - b1)      v = v b2 + (1 - b2) g g
-//! p -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)
-//! ```
-//! Sources: arXiv 1711.05101; torch's single-tensor AdamW and `clip_grad_norm_`, whose rounding the order above shares. Memory: two numbers a trained weight.
+//! | optimizer | remembers, bytes a weight (f32) | follows |
+//! | --- | --- | --- |
+//! | [`AdamW`] | two moments, 8 | torch |
+//! | [`AdamW`] in 8 bits | two moments, 2.03 | bitsandbytes |
+//! | [`Lion`] | one moment, 4 | bitsandbytes and the paper |
+//! | [`Adafactor`] | sums of a matrix's rows and columns, next to nothing | Transformers |
+//! | [`Sgd`] | nothing, or with momentum 4 | torch |
+//!
+//! **Invariants:** an update is the same to the bit with any number of threads; what is saved of a memory and read back goes on to the bit.
 
-use rayon::prelude::*;
+mod adafactor;
+mod adamw;
+mod adamw8bit;
+mod lion;
+mod sgd;
 
 use crate::error::{Result, TrainingError};
-use crate::kernels::{TASK_ELEMENTS, dot, scale, vectorised};
-use crate::parameters::{Gradients, Parameters};
+use crate::kernels::{dot, scale, vectorised};
+use crate::parameters::{Gradients, Parameter, Parameters};
 use crate::real::Real;
 
-/// The constants of AdamW; the defaults are torch's, without decay.
+pub use adafactor::Adafactor;
+pub use adamw::AdamW;
+pub use lion::Lion;
+pub use sgd::Sgd;
+
+use adafactor::Factors;
+use adamw::Moments;
+use adamw8bit::Moments8bit;
+
+/// Which optimizer, with its constants.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdamW {
-    /// Decay of the first moment.
-    pub beta1: f64,
-    /// Decay of the second moment.
-    pub beta2: f64,
-    /// Keeps the quotient finite.
-    pub epsilon: f64,
-    /// Share of a weight that a step of rate 1 takes away.
-    pub weight_decay: f64,
+pub enum Optimizer {
+    /// Adam with decoupled decay.
+    AdamW(AdamW),
+    /// The same with moments in 8 bits by blocks. Embeddings and parameters of fewer than 4,096 values keep theirs in full, as Transformers and bitsandbytes
+    /// have it.
+    AdamW8bit(AdamW),
+    /// Steps of one size along the sign of a moment.
+    Lion(Lion),
+    /// Second moments of matrices as products of their rows' and columns' means.
+    Adafactor(Adafactor),
+    /// Straight down the gradient.
+    Sgd(Sgd),
 }
 
-impl Default for AdamW {
+impl Default for Optimizer {
     fn default() -> Self {
-        AdamW {
-            beta1: 0.9,
-            beta2: 0.999,
-            epsilon: 1e-8,
-            weight_decay: 0.0,
+        Optimizer::AdamW(AdamW::default())
+    }
+}
+
+impl Optimizer {
+    /// Returns the name that saved states bear.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Optimizer::AdamW(_) => "adamw",
+            Optimizer::AdamW8bit(_) => "adamw_8bit",
+            Optimizer::Lion(_) => "lion",
+            Optimizer::Adafactor(_) => "adafactor",
+            Optimizer::Sgd(_) => "sgd",
+        }
+    }
+
+    /// Returns about how many bytes it remembers of so many trained weights: at most that, where they are large matrices.
+    pub fn state_bytes(&self, n_trained: usize) -> usize {
+        const F32: usize = size_of::<f32>();
+        match self {
+            Optimizer::AdamW(_) => n_trained.saturating_mul(2 * F32),
+            Optimizer::AdamW8bit(_) => n_trained.saturating_mul(2).saturating_add(n_trained / 32),
+            Optimizer::Lion(_) => n_trained.saturating_mul(F32),
+            Optimizer::Adafactor(adafactor) if adafactor.beta1.is_some() => n_trained.saturating_mul(F32 + 1),
+            Optimizer::Adafactor(_) => n_trained / 8,
+            Optimizer::Sgd(sgd) if sgd.momentum > 0.0 => n_trained.saturating_mul(F32),
+            Optimizer::Sgd(_) => 0,
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<()> {
+        match self {
+            Optimizer::AdamW(adamw) | Optimizer::AdamW8bit(adamw) => adamw.check(),
+            Optimizer::Lion(lion) => lion.check(),
+            Optimizer::Adafactor(adafactor) => adafactor.check(),
+            Optimizer::Sgd(sgd) => sgd.check(),
         }
     }
 }
 
-/// The moments of one trained parameter.
+const FIRST_MOMENT: &str = "first_moment";
+const SECOND_MOMENT: &str = "second_moment";
+const MOMENTUM: &str = "momentum";
+
+/// What an optimizer remembers of one trained parameter.
 #[derive(Clone, Debug)]
-pub(crate) struct Moments<T> {
-    /// m.
-    pub(crate) first: Vec<T>,
-    /// v.
-    pub(crate) second: Vec<T>,
+enum Memory<T> {
+    Nothing,
+    AdamW(Moments<T>),
+    AdamW8bit(Moments8bit),
+    Lion(Vec<T>),
+    Adafactor(Factors<T>),
+    Sgd(Vec<T>),
 }
 
-/// The moments of all trained parameters, in their order.
+/// One array of a memory, as it is saved.
+#[derive(Debug)]
+pub(crate) struct Array<'a, T> {
+    /// What it is, such as `first_moment`.
+    pub(crate) kind: &'static str,
+    /// Its shape.
+    pub(crate) shape: Vec<usize>,
+    /// Its numbers.
+    pub(crate) values: Values<'a, T>,
+}
+
+/// The numbers of an [`Array`].
+#[derive(Debug)]
+pub(crate) enum Values<'a, T> {
+    /// In the type of the computation.
+    Real(&'a [T]),
+    /// In f32 whatever that type.
+    F32(&'a [f32]),
+    /// Bytes.
+    U8(&'a [u8]),
+}
+
+/// Where the arrays of a memory come from when it is made: zeros for a new run, a file for one that goes on.
+pub(crate) trait ArraySource<T> {
+    /// Returns the array of a kind and shape in the type of the computation.
+    fn real(&self, kind: &str, shape: &[usize]) -> Result<Vec<T>>;
+    /// Returns an array of f32.
+    fn f32(&self, kind: &str, shape: &[usize]) -> Result<Vec<f32>>;
+    /// Returns an array of bytes.
+    fn u8(&self, kind: &str, shape: &[usize]) -> Result<Vec<u8>>;
+}
+
+/// A new run's arrays.
+struct Zeros;
+
+impl<T: Real> ArraySource<T> for Zeros {
+    fn real(&self, _kind: &str, shape: &[usize]) -> Result<Vec<T>> {
+        Ok(vec![T::ZERO; shape.iter().product()])
+    }
+
+    fn f32(&self, _kind: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        Ok(vec![0.0; shape.iter().product()])
+    }
+
+    fn u8(&self, _kind: &str, shape: &[usize]) -> Result<Vec<u8>> {
+        Ok(vec![0; shape.iter().product()])
+    }
+}
+
+impl<T: Real> Memory<T> {
+    fn make(optimizer: &Optimizer, parameter: &Parameter<T>, source: &dyn ArraySource<T>) -> Result<Memory<T>> {
+        let shape = &parameter.shape;
+        Ok(match optimizer {
+            Optimizer::AdamW8bit(_) if adamw8bit::is_quantized(parameter) => {
+                Memory::AdamW8bit(Moments8bit::make(shape, source)?)
+            }
+            Optimizer::AdamW(_) | Optimizer::AdamW8bit(_) => Memory::AdamW(Moments {
+                first: source.real(FIRST_MOMENT, shape)?,
+                second: source.real(SECOND_MOMENT, shape)?,
+            }),
+            Optimizer::Lion(_) => Memory::Lion(source.real(FIRST_MOMENT, shape)?),
+            Optimizer::Adafactor(adafactor) => Memory::Adafactor(Factors::make(adafactor, shape, source)?),
+            Optimizer::Sgd(sgd) if sgd.momentum > 0.0 => Memory::Sgd(source.real(MOMENTUM, shape)?),
+            Optimizer::Sgd(_) => Memory::Nothing,
+        })
+    }
+
+    fn arrays(&self, shape: &[usize]) -> Vec<Array<'_, T>> {
+        let whole = |kind, values| Array {
+            kind,
+            shape: shape.to_vec(),
+            values: Values::Real(values),
+        };
+        match self {
+            Memory::Nothing => Vec::new(),
+            Memory::AdamW(Moments { first, second }) => {
+                vec![whole(FIRST_MOMENT, first), whole(SECOND_MOMENT, second)]
+            }
+            Memory::AdamW8bit(moments) => moments.arrays(shape),
+            Memory::Lion(moment) => vec![whole(FIRST_MOMENT, moment)],
+            Memory::Adafactor(factors) => factors.arrays(shape),
+            Memory::Sgd(momentum) => vec![whole(MOMENTUM, momentum)],
+        }
+    }
+}
+
+/// What an optimizer remembers of all trained parameters, in their order.
 #[derive(Clone, Debug)]
-pub(crate) struct AdamWState<T> {
-    pub(crate) moments: Vec<Moments<T>>,
+pub(crate) struct OptimizerState<T> {
+    memories: Vec<Memory<T>>,
     /// Steps made.
     pub(crate) n_steps: u64,
 }
 
-impl AdamW {
-    pub(crate) fn check(&self) -> Result<()> {
-        for (key, beta) in [("adam_beta1", self.beta1), ("adam_beta2", self.beta2)] {
-            if !(0.0..1.0).contains(&beta) {
-                return Err(TrainingError::setting(key, beta, "a number from 0 to below 1"));
-            }
-        }
-        for (key, value) in [("adam_epsilon", self.epsilon), ("weight_decay", self.weight_decay)] {
-            if !(value.is_finite() && value >= 0.0) {
-                return Err(TrainingError::setting(key, value, "a number from 0"));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl<T: Real> AdamWState<T> {
-    pub(crate) fn new(parameters: &Parameters<T>) -> AdamWState<T> {
-        let zeros = |n: usize| vec![T::ZERO; n];
-        let moments = parameters.trained().map(|parameter| Moments {
-            first: zeros(parameter.values.len()),
-            second: zeros(parameter.values.len()),
-        });
-        AdamWState {
-            moments: moments.collect(),
-            n_steps: 0,
-        }
+impl<T: Real> OptimizerState<T> {
+    /// Returns the memory of a run that has made no step.
+    pub(crate) fn new(optimizer: &Optimizer, parameters: &Parameters<T>) -> Result<OptimizerState<T>> {
+        OptimizerState::make(optimizer, parameters, 0, |_| Zeros)
     }
 
-    /// Moves every trained parameter by one step of rate `rate`.
+    /// Returns the memory of a run that has made some steps, from the source that there is for each parameter.
+    pub(crate) fn make<'a, S: ArraySource<T>>(
+        optimizer: &Optimizer,
+        parameters: &'a Parameters<T>,
+        n_steps: u64,
+        source: impl Fn(&'a Parameter<T>) -> S,
+    ) -> Result<OptimizerState<T>> {
+        let memories = parameters.trained();
+        let memories = memories.map(|parameter| Memory::make(optimizer, parameter, &source(parameter)));
+        Ok(OptimizerState {
+            memories: memories.collect::<Result<_>>()?,
+            n_steps,
+        })
+    }
+
+    /// Moves every trained parameter by one step of rate `rate`. May use the gradients as room to work in.
     pub(crate) fn step(
         &mut self,
-        adamw: &AdamW,
+        optimizer: &Optimizer,
         rate: f64,
         parameters: &mut Parameters<T>,
         gradients: &mut Gradients<T>,
     ) {
         self.n_steps += 1;
-        let t = self.n_steps as f64;
-        let step_size = T::from_f64(rate / (1.0 - adamw.beta1.powf(t)));
-        let root = T::from_f64((1.0 - adamw.beta2.powf(t)).sqrt());
-        let (toward, epsilon) = (T::from_f64(1.0 - adamw.beta1), T::from_f64(adamw.epsilon));
-        let (keep, take) = (T::from_f64(adamw.beta2), T::from_f64(1.0 - adamw.beta2));
-        for ((parameter, gradient), moments) in parameters.trained_with(gradients).zip(&mut self.moments) {
-            let decay = match parameter.is_decayed {
-                true => T::from_f64(1.0 - rate * adamw.weight_decay),
-                false => T::ONE,
-            };
-            let tasks = parameter.values.par_chunks_mut(TASK_ELEMENTS);
-            let tasks = tasks.zip(gradient.par_chunks(TASK_ELEMENTS));
-            let tasks = tasks.zip(moments.first.par_chunks_mut(TASK_ELEMENTS));
-            let tasks = tasks.zip(moments.second.par_chunks_mut(TASK_ELEMENTS));
-            tasks.for_each(|(((values, gradient), first), second)| {
-                vectorised(
-                    #[inline(always)]
-                    || {
-                        let rows = values.iter_mut().zip(gradient).zip(first).zip(second);
-                        for (((value, g), m), v) in rows {
-                            *value *= decay;
-                            *m += (*g - *m) * toward;
-                            *v = *v * keep + take * *g * *g;
-                            *value -= step_size * (*m / (v.sqrt() / root + epsilon));
-                        }
-                    },
-                );
-            });
+        let step = self.n_steps;
+        for ((parameter, gradient), memory) in parameters.trained_with(gradients).zip(&mut self.memories) {
+            match (optimizer, memory) {
+                (Optimizer::AdamW(adamw) | Optimizer::AdamW8bit(adamw), Memory::AdamW(moments)) => {
+                    moments.update(adamw, rate, step, parameter, gradient);
+                }
+                (Optimizer::AdamW8bit(adamw), Memory::AdamW8bit(moments)) => {
+                    moments.update(adamw, rate, step, parameter, gradient);
+                }
+                (Optimizer::Lion(lion), Memory::Lion(moment)) => lion.update(rate, moment, parameter, gradient),
+                (Optimizer::Adafactor(adafactor), Memory::Adafactor(factors)) => {
+                    factors.update(adafactor, rate, step, parameter, gradient);
+                }
+                (Optimizer::Sgd(sgd), Memory::Sgd(momentum)) => sgd.update(rate, Some(momentum), parameter, gradient),
+                (Optimizer::Sgd(sgd), Memory::Nothing) => sgd.update(rate, None, parameter, gradient),
+                (optimizer, memory) => unreachable!("the memory of {optimizer:?} is {memory:?}"),
+            }
         }
+    }
+
+    /// Returns every trained parameter with the arrays of its memory, in one order.
+    pub(crate) fn arrays<'a>(
+        &'a self,
+        parameters: &'a Parameters<T>,
+    ) -> impl Iterator<Item = (&'a Parameter<T>, Vec<Array<'a, T>>)> {
+        let pairs = parameters.trained().zip(&self.memories);
+        pairs.map(|(parameter, memory)| (parameter, memory.arrays(&parameter.shape)))
+    }
+}
+
+/// Returns what a weight keeps of itself where decay is decoupled.
+fn kept<T: Real>(parameter: &Parameter<T>, rate: f64, weight_decay: f64) -> T {
+    match parameter.is_decayed {
+        true => T::from_f64(1.0 - rate * weight_decay),
+        false => T::ONE,
+    }
+}
+
+fn check_shares(shares: &[(&'static str, f64)]) -> Result<()> {
+    match shares.iter().find(|(_, share)| !(0.0..1.0).contains(share)) {
+        Some((key, share)) => Err(TrainingError::setting(key, share, "a number from 0 to below 1")),
+        None => Ok(()),
+    }
+}
+
+fn check_from_zero(values: &[(&'static str, f64)]) -> Result<()> {
+    match values.iter().find(|(_, value)| !(value.is_finite() && *value >= 0.0)) {
+        Some((key, value)) => Err(TrainingError::setting(key, value, "a number from 0")),
+        None => Ok(()),
     }
 }
 
@@ -154,74 +309,4 @@ fn square_of<T: Real>(values: &[T]) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::parameters::Parameter;
-
-    fn parameters(is_decayed: bool) -> Parameters<f64> {
-        let mut parameters = Parameters::default();
-        parameters.add(Parameter {
-            name: "w".to_owned(),
-            shape: vec![2],
-            values: vec![1.0, -2.0],
-            stored: None,
-            is_trained: true,
-            is_decayed,
-        });
-        parameters
-    }
-
-    fn with_gradient(parameters: &Parameters<f64>, values: [f64; 2]) -> Gradients<f64> {
-        let mut gradients = Gradients::new(parameters);
-        gradients
-            .iter_mut()
-            .for_each(|gradient| gradient.copy_from_slice(&values));
-        gradients
-    }
-
-    // In the first step m / (1 - b1) is the gradient and v / (1 - b2) its square, so a weight moves by the rate, against the gradient's sign.
-    #[test]
-    fn the_first_step_is_the_rate_after_the_decay() {
-        let adamw = AdamW {
-            weight_decay: 0.1,
-            ..AdamW::default()
-        };
-        for (is_decayed, kept) in [(true, 1.0 - 0.5 * 0.1), (false, 1.0)] {
-            let mut parameters = parameters(is_decayed);
-            let mut gradients = with_gradient(&parameters, [3.0, -4.0]);
-            let mut state = AdamWState::new(&parameters);
-            state.step(&adamw, 0.5, &mut parameters, &mut gradients);
-            let values = parameters.trained().next().unwrap().values.clone();
-            for (value, wanted) in values.iter().zip([kept - 0.5, -2.0 * kept + 0.5]) {
-                assert!((value - wanted).abs() < 1e-8, "{value} {wanted}");
-            }
-        }
-    }
-
-    // A rate of 0, the first step of every warm-up, moves no weight and still fills the moments.
-    #[test]
-    fn a_rate_of_zero_moves_nothing() {
-        let mut parameters = parameters(true);
-        let mut gradients = with_gradient(&parameters, [3.0, -4.0]);
-        let mut state = AdamWState::new(&parameters);
-        state.step(&AdamW::default(), 0.0, &mut parameters, &mut gradients);
-        assert_eq!(parameters.trained().next().unwrap().values, [1.0, -2.0]);
-        assert!((state.moments[0].first[0] - 0.3).abs() < 1e-12);
-        assert!((state.moments[0].second[1] - 0.016).abs() < 1e-12);
-    }
-
-    #[test]
-    fn clipping_scales_only_what_is_too_long() {
-        let parameters = parameters(true);
-        let clipped = |norm_max| {
-            let mut gradients = with_gradient(&parameters, [3.0, -4.0]);
-            let norm = clip(&mut gradients, norm_max);
-            assert_eq!(norm, 5.0);
-            gradients.iter().next().unwrap().to_vec()
-        };
-        let factor = 1.0 / (5.0 + 1e-6);
-        assert_eq!(clipped(Some(1.0)), [3.0 * factor, -4.0 * factor]);
-        assert_eq!(clipped(Some(5.1)), [3.0, -4.0]);
-        assert_eq!(clipped(None), [3.0, -4.0]);
-    }
-}
+mod tests;

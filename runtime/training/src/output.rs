@@ -8,12 +8,12 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use serde_json::{Map, Value};
-use witness_formats::Dtype;
 use witness_formats::safetensors::{SafeTensors, Writer};
+use witness_formats::{Dtype, TensorRef};
 
 use crate::error::{Result, TrainingError};
 use crate::method::Method;
-use crate::optimizer::Moments;
+use crate::optimizer::{ArraySource, OptimizerState, Values};
 use crate::real::Real;
 use crate::trainer::Trainer;
 
@@ -24,13 +24,15 @@ pub const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
 /// The state of a run.
 pub const TRAINER_STATE: &str = "trainer_state.safetensors";
 
-const STATE_VERSION: &str = "1";
+/// The first versions named no optimizer, as there was only AdamW; its arrays are as they were.
+const STATE_VERSIONS: [&str; 2] = ["1", "2"];
+const STATE_OPTIMIZER_BEFORE: &str = "adamw";
 
 /// A named tensor about to be written.
 struct Tensor<'a, T> {
     name: String,
-    shape: &'a [usize],
-    values: &'a [T],
+    shape: Vec<usize>,
+    values: Values<'a, T>,
 }
 
 impl<T: Real> Trainer<T> {
@@ -44,8 +46,8 @@ impl<T: Real> Trainer<T> {
         };
         let tensors = self.parameters.trained().map(|parameter| Tensor {
             name: peft_name(&parameter.name, &self.adapted_modules()),
-            shape: &parameter.shape,
-            values: &parameter.values,
+            shape: parameter.shape.clone(),
+            values: Values::Real(&parameter.values),
         });
         let mut tensors: Vec<_> = tensors.collect();
         tensors.sort_by(|left, right| left.name.cmp(&right.name));
@@ -86,8 +88,8 @@ impl<T: Real> Trainer<T> {
         }
         let tensors = self.parameters.iter().map(|parameter| Tensor {
             name: parameter.name.clone(),
-            shape: &parameter.shape,
-            values: &parameter.values,
+            shape: parameter.shape.clone(),
+            values: Values::Real(&parameter.values),
         });
         let tensors: Vec<_> = tensors.collect();
         self.check_finite(&tensors)?;
@@ -95,77 +97,86 @@ impl<T: Real> Trainer<T> {
         write_tensors(directory, "model.safetensors", &tensors, &[("format", "pt")])
     }
 
-    /// Writes everything that [`Trainer::read_state`] needs to go on to the bit: trained weights, moments and the number of steps. In f32, so exact for that type.
+    /// Writes everything that [`Trainer::read_state`] needs to go on to the bit: trained weights, the optimizer's memory and the number of steps. In f32, so exact
+    /// for that type.
     pub fn write_state(&self, directory: &Path) -> Result<()> {
         let mut tensors = Vec::new();
-        for (parameter, moments) in self.parameters.trained().zip(&self.optimizer.moments) {
-            let parts = [
-                ("weight", &parameter.values),
-                ("first_moment", &moments.first),
-                ("second_moment", &moments.second),
-            ];
-            for (kind, values) in parts {
-                tensors.push(Tensor {
-                    name: format!("{kind}/{}", parameter.name),
-                    shape: &parameter.shape,
-                    values,
-                });
-            }
+        for (parameter, arrays) in self.optimizer.arrays(&self.parameters) {
+            tensors.push(Tensor {
+                name: format!("weight/{}", parameter.name),
+                shape: parameter.shape.clone(),
+                values: Values::Real(&parameter.values),
+            });
+            tensors.extend(arrays.into_iter().map(|array| Tensor {
+                name: format!("{}/{}", array.kind, parameter.name),
+                shape: array.shape,
+                values: array.values,
+            }));
         }
         self.check_finite(&tensors)?;
         create(directory)?;
         let (step, seed) = (self.step_count().to_string(), self.options.seed.to_string());
-        let metadata = [("version", STATE_VERSION), ("step", &step), ("seed", &seed)];
+        let metadata = [
+            ("version", STATE_VERSIONS[1]),
+            ("step", &step),
+            ("seed", &seed),
+            ("optimizer", self.options.optimizer.name()),
+        ];
         write_tensors(directory, TRAINER_STATE, &tensors, &metadata)
     }
 
-    /// Takes over the state of a run with the same method, seed and base. Nothing changes when it does not fit.
+    /// Takes over the state of a run with the same method, optimizer, seed and base. Nothing changes when it does not fit.
     pub fn read_state(&mut self, directory: &Path) -> Result<()> {
         let state = SafeTensors::open_file(&directory.join(TRAINER_STATE))?;
         let said = |key: &str| state.metadata().get(key).map_or("", String::as_str);
-        if said("version") != STATE_VERSION {
-            let found = said("version");
+        let version = said("version");
+        if !STATE_VERSIONS.contains(&version) {
+            let read = STATE_VERSIONS.join("` and `");
             return Err(TrainingError::State(format!(
-                "its version is `{found}`, this program reads `{STATE_VERSION}`"
+                "its version is `{version}`, this program reads `{read}`"
             )));
         }
-        let (seed, wanted) = (said("seed"), self.options.seed.to_string());
-        if seed != wanted {
-            return Err(TrainingError::State(format!(
-                "its seed is `{seed}`, this run's is `{wanted}`"
-            )));
+        let optimizer = match version {
+            "1" => STATE_OPTIMIZER_BEFORE,
+            _ => said("optimizer"),
+        };
+        let (seed, wanted_seed) = (said("seed"), self.options.seed.to_string());
+        let wanted_optimizer = self.options.optimizer.name();
+        for (key, found, wanted) in [
+            ("seed", seed, wanted_seed.as_str()),
+            ("optimizer", optimizer, wanted_optimizer),
+        ] {
+            if found != wanted {
+                return Err(TrainingError::State(format!(
+                    "its {key} is `{found}`, this run's is `{wanted}`"
+                )));
+            }
         }
         let step = said("step").parse();
         let step: u64 = step.map_err(|_| TrainingError::State(format!("its step is `{}`", said("step"))))?;
-        let mut read = Vec::new();
+        let saved = |parameter| SavedArrays {
+            state: &state,
+            parameter,
+        };
+        let mut weights: Vec<Vec<T>> = Vec::new();
         for parameter in self.parameters.trained() {
-            let part = |kind: &str| -> Result<Vec<T>> {
-                let tensor = state.require(&format!("{kind}/{}", parameter.name))?;
-                if tensor.shape() != parameter.shape {
-                    return Err(TrainingError::Shape {
-                        name: parameter.name.clone(),
-                        found: tensor.shape().to_vec(),
-                        expected: parameter.shape.clone(),
-                    });
-                }
-                Ok(tensor.to_f32()?.into_iter().map(T::from_f32).collect())
-            };
-            let (first, second) = (part("first_moment")?, part("second_moment")?);
-            read.push((part("weight")?, Moments { first, second }));
+            weights.push(saved(&parameter.name).real("weight", &parameter.shape)?);
         }
-        if state.len() != 3 * read.len() {
+        let optimizer = OptimizerState::make(&self.options.optimizer, &self.parameters, step, |parameter| {
+            saved(&parameter.name)
+        })?;
+        let arrays = optimizer.arrays(&self.parameters);
+        let n_tensors: usize = arrays.map(|(_, arrays)| 1 + arrays.len()).sum();
+        if state.len() != n_tensors {
             return Err(TrainingError::State(format!(
-                "it holds {} tensors, this run has {}",
-                state.len(),
-                3 * read.len()
+                "it holds {} tensors, this run has {n_tensors}",
+                state.len()
             )));
         }
-        let slots = self.parameters.trained_mut().zip(&mut self.optimizer.moments);
-        for ((parameter, moments), (values, read_moments)) in slots.zip(read) {
+        for (parameter, values) in self.parameters.trained_mut().zip(weights) {
             parameter.values = values;
-            *moments = read_moments;
         }
-        self.optimizer.n_steps = step;
+        self.optimizer = optimizer;
         Ok(())
     }
 
@@ -199,7 +210,11 @@ impl<T: Real> Trainer<T> {
     }
 
     fn check_finite(&self, tensors: &[Tensor<'_, T>]) -> Result<()> {
-        let is_finite = |tensor: &&Tensor<'_, T>| tensor.values.iter().all(|value| value.is_finite());
+        let is_finite = |tensor: &&Tensor<'_, T>| match tensor.values {
+            Values::Real(values) => values.iter().all(|value| value.is_finite()),
+            Values::F32(values) => values.iter().all(|value| value.is_finite()),
+            Values::U8(_) => true,
+        };
         match tensors.iter().find(|tensor| !is_finite(tensor)) {
             Some(tensor) => Err(TrainingError::NotFinite {
                 what: format!("tensor `{}`", tensor.name),
@@ -207,6 +222,48 @@ impl<T: Real> Trainer<T> {
             }),
             None => Ok(()),
         }
+    }
+}
+
+/// The arrays of one parameter in a saved state.
+struct SavedArrays<'a> {
+    state: &'a SafeTensors,
+    parameter: &'a str,
+}
+
+impl SavedArrays<'_> {
+    fn tensor(&self, kind: &str, dtype: Dtype, shape: &[usize]) -> Result<&TensorRef> {
+        let name = format!("{kind}/{}", self.parameter);
+        let tensor = self.state.require(&name)?;
+        if tensor.shape() != shape {
+            return Err(TrainingError::Shape {
+                name,
+                found: tensor.shape().to_vec(),
+                expected: shape.to_vec(),
+            });
+        }
+        if tensor.dtype() != dtype {
+            return Err(TrainingError::State(format!(
+                "tensor `{name}` is of type {:?}, expected {dtype:?}",
+                tensor.dtype()
+            )));
+        }
+        Ok(tensor)
+    }
+}
+
+impl<T: Real> ArraySource<T> for SavedArrays<'_> {
+    fn real(&self, kind: &str, shape: &[usize]) -> Result<Vec<T>> {
+        let values = ArraySource::<T>::f32(self, kind, shape)?;
+        Ok(values.into_iter().map(T::from_f32).collect())
+    }
+
+    fn f32(&self, kind: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        Ok(self.tensor(kind, Dtype::F32, shape)?.to_f32()?)
+    }
+
+    fn u8(&self, kind: &str, shape: &[usize]) -> Result<Vec<u8>> {
+        Ok(self.tensor(kind, Dtype::U8, shape)?.bytes().to_vec())
     }
 }
 
@@ -239,14 +296,26 @@ fn write_tensors<T: Real>(
         writer.metadata(key, value);
     }
     for tensor in tensors {
-        writer.tensor(&tensor.name, Dtype::F32, tensor.shape)?;
+        let dtype = match tensor.values {
+            Values::Real(_) | Values::F32(_) => Dtype::F32,
+            Values::U8(_) => Dtype::U8,
+        };
+        writer.tensor(&tensor.name, dtype, &tensor.shape)?;
     }
     publish(directory, name, |file| {
         let mut body = writer.begin(BufWriter::new(file))?;
         for tensor in tensors {
-            let values = tensor.values.iter();
-            let bytes: Vec<u8> = values.flat_map(|value| value.to_f32().to_le_bytes()).collect();
-            body.tensor(&tensor.name, &bytes)?;
+            match tensor.values {
+                Values::Real(values) => {
+                    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_f32().to_le_bytes()).collect();
+                    body.tensor(&tensor.name, &bytes)?;
+                }
+                Values::F32(values) => {
+                    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                    body.tensor(&tensor.name, &bytes)?;
+                }
+                Values::U8(bytes) => body.tensor(&tensor.name, bytes)?,
+            }
         }
         body.finish()?;
         Ok(())

@@ -1,4 +1,4 @@
-//! The optimizer step: gradients of micro-batches, clipping, one step of AdamW at the schedule's rate; and the state that resumes a run.
+//! The optimizer step: gradients of micro-batches, clipping, one step of the optimizer at the schedule's rate; and the state that resumes a run.
 //!
 //! **Invariant:** a step that meets an infinite or undefined loss or gradient changes no weight and no moment: what the trainer holds is then the last good state.
 
@@ -10,7 +10,7 @@ use crate::decoder::{Decoder, GradientOptions, Recompute};
 use crate::error::{Result, TrainingError};
 use crate::matmul::Compute;
 use crate::method::Method;
-use crate::optimizer::{AdamW, AdamWState, clip};
+use crate::optimizer::{Optimizer, OptimizerState, clip};
 use crate::parameters::{Gradients, Parameters, WeightSource};
 use crate::random::Stream;
 use crate::real::Real;
@@ -26,7 +26,7 @@ pub struct TrainerOptions {
     /// Learning rates.
     pub schedule: Schedule,
     /// The optimizer.
-    pub adamw: AdamW,
+    pub optimizer: Optimizer,
     /// The norm that all gradients together may have; 1.0 by default in Transformers. Nothing: no clipping.
     pub max_grad_norm: Option<f64>,
     /// Whether activations are kept.
@@ -64,7 +64,7 @@ pub struct Trainer<T = f32> {
     pub(crate) decoder: Decoder,
     pub(crate) parameters: Parameters<T>,
     pub(crate) method: Method,
-    pub(crate) optimizer: AdamWState<T>,
+    pub(crate) optimizer: OptimizerState<T>,
     pub(crate) options: TrainerOptions,
     gradients: Gradients<T>,
     pool: Option<rayon::ThreadPool>,
@@ -78,7 +78,7 @@ impl<T: Real> Trainer<T> {
         method: Method,
         options: TrainerOptions,
     ) -> Result<Trainer<T>> {
-        options.adamw.check()?;
+        options.optimizer.check()?;
         options.schedule.check()?;
         if let Some(norm) = options.max_grad_norm.filter(|norm| norm.is_nan() || *norm <= 0.0) {
             return Err(TrainingError::setting(
@@ -101,7 +101,7 @@ impl<T: Real> Trainer<T> {
         };
         let (decoder, parameters) = build(config, source, &method, build_options)?;
         Ok(Trainer {
-            optimizer: AdamWState::new(&parameters),
+            optimizer: OptimizerState::new(&options.optimizer, &parameters)?,
             gradients: Gradients::new(&parameters),
             pool: pool.transpose()?,
             decoder,
@@ -178,7 +178,7 @@ impl<T: Real> Trainer<T> {
         }
         let learning_rate = self.options.schedule.rate(step);
         self.optimizer.step(
-            &self.options.adamw,
+            &self.options.optimizer,
             learning_rate,
             &mut self.parameters,
             &mut self.gradients,

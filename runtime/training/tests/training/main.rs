@@ -4,6 +4,7 @@
 
 mod gradients;
 mod nf4;
+mod optimizers;
 mod oracle;
 mod runs;
 mod support;

@@ -9,7 +9,8 @@ use witness_formats::adapter::PeftConfig;
 use witness_formats::hf::HfConfig;
 use witness_formats::{FileSet, safetensors::SafeTensors};
 use witness_training::{
-    AdamW, BaseStorage, Batch, Compute, Decay, LoraMethod, Method, Recompute, Sample, Schedule, Trainer, TrainerOptions,
+    AdamW, BaseStorage, Batch, Compute, Decay, LoraMethod, Method, Optimizer, Recompute, Sample, Schedule, Trainer,
+    TrainerOptions,
 };
 
 use crate::support::reference;
@@ -58,10 +59,10 @@ fn options(meta: &Value, recompute: Recompute) -> TrainerOptions {
             warmup_steps: meta["warm"].as_u64().unwrap(),
             n_steps: meta["steps"].as_u64().unwrap(),
         },
-        adamw: AdamW {
+        optimizer: Optimizer::AdamW(AdamW {
             weight_decay: 0.01,
             ..AdamW::default()
-        },
+        }),
         max_grad_norm: meta["clip"].as_f64(),
         recompute,
         seed: 42,

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use serde_json::{Value, json};
 use witness_formats::hf::{DecoderConfig, HfConfig};
 use witness_training::{
-    AdamW, BaseStorage, Batch, Compute, Decay, LoraMethod, Method, Recompute, Sample, Schedule, Stream, TrainerOptions,
+    BaseStorage, Batch, Compute, Decay, LoraMethod, Method, Optimizer, Recompute, Sample, Schedule, Stream,
+    TrainerOptions,
 };
 
 /// Returns a path below the reference data, or nothing, said once, when they are not there.
@@ -67,7 +68,7 @@ pub(crate) fn options(learning_rate: f64) -> TrainerOptions {
             warmup_steps: 0,
             n_steps: 10,
         },
-        adamw: AdamW::default(),
+        optimizer: Optimizer::default(),
         max_grad_norm: Some(1.0),
         recompute: Recompute::Nothing,
         seed: 7,
