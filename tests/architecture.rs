@@ -49,6 +49,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("model", &["formats", "diagnostics"]),
     ("training", &["formats", "diagnostics"]),
     ("dataset", &["diagnostics"]),
+    ("trackers", &["diagnostics"]),
     ("sampling", &[]),
     ("plugin-abi", &[]),
     ("diagnostics", &[]),
@@ -65,6 +66,7 @@ const PLUGIN: &[&str] = &[
     "sampling",
     "dataset",
     "training",
+    "trackers",
     "diagnostics",
 ];
 
