@@ -15,6 +15,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "daemon",
             "plugin-host",
             "modelfile",
+            "recipe",
+            "plugin-protocol",
             "dataset",
             "settings",
             "api",
@@ -38,6 +40,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("plugin-host", &["plugin-abi", "plugin-protocol", "diagnostics"]),
     ("plugin-sdk", &["plugin-abi", "plugin-protocol", "diagnostics"]),
     ("plugin-protocol", &["diagnostics"]),
+    ("recipe", &["plugin-protocol", "diagnostics"]),
     ("scheduler", &["diagnostics"]),
     ("registry", &["diagnostics"]),
     ("modelfile", &["diagnostics"]),
@@ -67,6 +70,7 @@ const PLUGIN: &[&str] = &[
     "dataset",
     "training",
     "trackers",
+    "recipe",
     "diagnostics",
 ];
 
@@ -85,6 +89,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("clap", &["src"]),
     ("indicatif", &["src"]),
     ("rustyline", &["src"]),
+    ("serde-saphyr", &["recipe"]),
     ("directories", &["settings"]),
 ];
 
