@@ -79,6 +79,22 @@ pub enum Instruction {
     License(String),
     /// `REQUIRES`: the least version of the program that can run the model.
     Requires(String),
+    /// `DATASET`: files, folders or patterns of rows to learn from, or to measure on.
+    Dataset {
+        /// The paths as written; never empty, none of them empty.
+        paths: Vec<String>,
+        /// Whether they are measured on: `AS validation`.
+        is_validation: bool,
+    },
+    /// `TRAIN`: how the model is trained before it is stored.
+    Train(TrainMethod),
+    /// `HYPER`: one setting of the training.
+    Hyper {
+        /// Its name; what it may be is not known here.
+        key: String,
+        /// Its value as written.
+        value: String,
+    },
     /// A word kept for later, with its value as written.
     Reserved {
         /// The word.
@@ -113,15 +129,34 @@ impl Role {
     }
 }
 
+/// What `TRAIN` trains.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrainMethod {
+    /// Adapters beside a frozen base.
+    Lora,
+    /// The same over a base in 4 bits.
+    Qlora,
+    /// Every weight.
+    Full,
+}
+
+impl TrainMethod {
+    /// Every method.
+    pub const ALL: [TrainMethod; 3] = [TrainMethod::Lora, TrainMethod::Qlora, TrainMethod::Full];
+
+    /// Returns the method as it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TrainMethod::Lora => "lora",
+            TrainMethod::Qlora => "qlora",
+            TrainMethod::Full => "full",
+        }
+    }
+}
+
 /// Words that parse and that no version of this program acts on yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReservedWord {
-    /// Data to train on.
-    Dataset,
-    /// A training step.
-    Train,
-    /// A number that steers training.
-    Hyper,
     /// A quantization step.
     Quantize,
     /// An evaluation step.
@@ -134,10 +169,7 @@ pub enum ReservedWord {
 
 impl ReservedWord {
     /// Every reserved word.
-    pub const ALL: [ReservedWord; 7] = [
-        ReservedWord::Dataset,
-        ReservedWord::Train,
-        ReservedWord::Hyper,
+    pub const ALL: [ReservedWord; 4] = [
         ReservedWord::Quantize,
         ReservedWord::Eval,
         ReservedWord::Renderer,
@@ -147,9 +179,6 @@ impl ReservedWord {
     /// Returns the word as it is written.
     pub fn as_str(self) -> &'static str {
         match self {
-            ReservedWord::Dataset => "DATASET",
-            ReservedWord::Train => "TRAIN",
-            ReservedWord::Hyper => "HYPER",
             ReservedWord::Quantize => "QUANTIZE",
             ReservedWord::Eval => "EVAL",
             ReservedWord::Renderer => "RENDERER",
@@ -160,7 +189,7 @@ impl ReservedWord {
 
 impl Instruction {
     /// The words of the instructions that are acted on.
-    pub const WORDS: [&'static str; 8] = [
+    pub const WORDS: [&'static str; 11] = [
         "FROM",
         "ADAPTER",
         "PARAMETER",
@@ -169,6 +198,9 @@ impl Instruction {
         "MESSAGE",
         "LICENSE",
         "REQUIRES",
+        "DATASET",
+        "TRAIN",
+        "HYPER",
     ];
 
     /// Returns the word that the instruction begins with.
@@ -182,6 +214,9 @@ impl Instruction {
             Instruction::Message { .. } => "MESSAGE",
             Instruction::License(_) => "LICENSE",
             Instruction::Requires(_) => "REQUIRES",
+            Instruction::Dataset { .. } => "DATASET",
+            Instruction::Train(_) => "TRAIN",
+            Instruction::Hyper { .. } => "HYPER",
             Instruction::Reserved { word, .. } => word.as_str(),
         }
     }

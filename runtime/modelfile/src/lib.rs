@@ -15,6 +15,8 @@
 //! - `ADAPTER ./dir AS name` names an adapter, so that several can stand on one base. Without `AS` it is Ollama's line. Quote a path that ends
 //!   in ` AS word` itself.
 //! - `SYSTEM <<<END`, lines, `END` on a line of its own: for a value with a line that ends in `"""`, which quotes cannot hold.
+//! - `DATASET path.. [AS validation]`, `TRAIN lora|qlora|full` and `HYPER key value` train the model before it is stored. A path with
+//!   blanks stands in `"..."`. What keys there are is not known here: see the crate `witness-recipe`.
 //! - The words in [`ReservedWord`] are kept for steps to come: they parse, and [`Modelfile::plan`] says "not yet".
 //!
 //! **Invariant:** `parse(print(x)) == x` for every Modelfile that was parsed or made from a plan.
@@ -36,14 +38,15 @@ mod parse;
 mod paths;
 mod plan;
 mod print;
+mod train;
 
-pub use ast::{Command, Instruction, Modelfile, Position, ReservedWord, Role};
+pub use ast::{Command, Instruction, Modelfile, Position, ReservedWord, Role, TrainMethod};
 pub use decode::decode;
 pub use error::{ModelfileError, Problem};
 pub use parameters::ParameterValue;
 pub use parse::{parse, parse_bytes};
 pub use paths::{PathError, resolve_path};
-pub use plan::{AdapterSource, Plan, Source};
+pub use plan::{AdapterSource, Dataset, Hyper, Plan, Source, Training};
 
 /// Longest Modelfile in bytes: a thousand times the longest seen, whose licence is inside.
 pub const FILE_BYTES_MAX: usize = 8 << 20;
@@ -53,3 +56,6 @@ pub const COMMANDS_MAX: usize = 20_000;
 
 /// Longest name of an adapter in bytes: it becomes part of file and URL names.
 pub const ADAPTER_NAME_BYTES_MAX: usize = 64;
+
+/// Most paths of one `DATASET`. Folders and patterns name more.
+pub const DATASET_PATHS_MAX: usize = 10_000;

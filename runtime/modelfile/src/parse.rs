@@ -37,7 +37,7 @@ pub fn parse_bytes(source_name: &str, bytes: &[u8]) -> Result<Modelfile, Modelfi
     parse(source_name, &text)
 }
 
-struct Parser<'a> {
+pub(crate) struct Parser<'a> {
     text: &'a str,
     /// Byte offset of the current line.
     line_start: usize,
@@ -49,14 +49,14 @@ struct Parser<'a> {
 
 /// A part of the current line and where it begins in the whole text.
 #[derive(Clone, Copy)]
-struct Span<'a> {
-    text: &'a str,
-    offset: usize,
+pub(crate) struct Span<'a> {
+    pub(crate) text: &'a str,
+    pub(crate) offset: usize,
 }
 
 impl<'a> Span<'a> {
     /// Splits off the first word; the rest begins behind the blanks after it.
-    fn word(self) -> (Span<'a>, Span<'a>) {
+    pub(crate) fn word(self) -> (Span<'a>, Span<'a>) {
         let end = self.text.find(char::is_whitespace).unwrap_or(self.text.len());
         let (word, rest) = self.text.split_at(end);
         let word = Span {
@@ -73,7 +73,7 @@ impl<'a> Span<'a> {
         )
     }
 
-    fn trimmed(self) -> Span<'a> {
+    pub(crate) fn trimmed(self) -> Span<'a> {
         let start = self.text.trim_start();
         Span {
             text: start.trim_end(),
@@ -148,7 +148,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    fn error(
+    pub(crate) fn error(
         &self,
         problem: Problem,
         at: Span<'_>,
@@ -170,6 +170,9 @@ impl<'a> Parser<'a> {
             "MESSAGE" => self.message(word, rest)?,
             "LICENSE" => Instruction::License(self.value(rest)?),
             "REQUIRES" => Instruction::Requires(self.needed_value(word, rest, "REQUIRES 0.7.0")?),
+            "DATASET" => self.dataset(word, rest)?,
+            "TRAIN" => self.train(word, rest)?,
+            "HYPER" => self.hyper(word, rest)?,
             _ => match ReservedWord::ALL
                 .into_iter()
                 .find(|reserved| reserved.as_str() == keyword)
@@ -261,7 +264,12 @@ impl<'a> Parser<'a> {
         )))
     }
 
-    fn needed_value(&mut self, word: Span<'a>, rest: Span<'a>, example: &str) -> Result<String, ModelfileError> {
+    pub(crate) fn needed_value(
+        &mut self,
+        word: Span<'a>,
+        rest: Span<'a>,
+        example: &str,
+    ) -> Result<String, ModelfileError> {
         let value = self.value(rest)?;
         if value.is_empty() {
             return Err(self.no_value(word, example));
@@ -269,7 +277,7 @@ impl<'a> Parser<'a> {
         Ok(value)
     }
 
-    fn no_value(&self, word: Span<'a>, example: &str) -> ModelfileError {
+    pub(crate) fn no_value(&self, word: Span<'a>, example: &str) -> ModelfileError {
         let message = format!("`{}` has no value", word.text.to_ascii_uppercase());
         self.error(Problem::Syntax, word, message, format!("write for example `{example}`"))
     }

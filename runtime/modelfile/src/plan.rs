@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::ast::{Command, Instruction, Modelfile, Position, ReservedWord, Role};
+use crate::ast::{Command, Instruction, Modelfile, Position, ReservedWord, Role, TrainMethod};
 use crate::error::{ModelfileError, Problem};
 use crate::parameters::ParameterValue;
 
@@ -25,6 +25,43 @@ pub struct Plan {
     pub license: Vec<String>,
     /// The least version of the program that can run the model.
     pub requires: Option<String>,
+    /// How the model is trained before it is stored.
+    pub training: Option<Training>,
+}
+
+/// The steps that train.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Training {
+    /// What is trained.
+    pub method: TrainMethod,
+    /// Where `TRAIN` stands.
+    pub position: Position,
+    /// Rows, in order; at least one to learn from.
+    pub datasets: Vec<Dataset>,
+    /// Settings in order. A key may come twice: what that means is for whoever knows the keys.
+    pub hyper: Vec<Hyper>,
+}
+
+/// What `DATASET` names.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dataset {
+    /// As written; [`crate::resolve_path`] says where each leads.
+    pub paths: Vec<String>,
+    /// Whether they are measured on.
+    pub is_validation: bool,
+    /// Where.
+    pub position: Position,
+}
+
+/// What `HYPER` says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hyper {
+    /// The key as written.
+    pub key: String,
+    /// The value as written.
+    pub value: String,
+    /// Where.
+    pub position: Position,
 }
 
 /// What `FROM` names.
@@ -64,8 +101,8 @@ impl Modelfile {
     /// Returns what the instructions amount to.
     ///
     /// # Errors
-    /// [`Problem::NotYet`] for a reserved word; [`Problem::Plan`] when `FROM` is missing, several `FROM` are not parts of one file, or two
-    /// adapters have one name.
+    /// [`Problem::NotYet`] for a reserved word; [`Problem::Plan`] when `FROM` is missing, several `FROM` are not parts of one file, two
+    /// adapters have one name, or the steps of a training do not make one.
     pub fn plan(&self) -> Result<Plan, ModelfileError> {
         self.build().map_err(|error| error.in_file(&self.file.0))
     }
@@ -75,8 +112,10 @@ impl Modelfile {
         for command in &self.commands {
             plan.add(command)?;
         }
+        plan.training = self.training()?;
         self.check_from(&plan.from)?;
         check_adapters(&plan.adapters)?;
+        check_training(&plan)?;
         Ok(plan)
     }
 
@@ -110,6 +149,85 @@ impl Modelfile {
             _ => Ok(()),
         }
     }
+}
+
+impl Modelfile {
+    /// Collects the steps that train. They belong to the one `TRAIN`, wherever it stands.
+    fn training(&self) -> Result<Option<Training>, ModelfileError> {
+        let (mut datasets, mut hyper) = (Vec::new(), Vec::new());
+        let mut train: Option<(TrainMethod, Position)> = None;
+        for command in &self.commands {
+            let position = command.position;
+            match &command.instruction {
+                Instruction::Dataset { paths, is_validation } => datasets.push(Dataset {
+                    paths: paths.clone(),
+                    is_validation: *is_validation,
+                    position,
+                }),
+                Instruction::Hyper { key, value } => hyper.push(Hyper {
+                    key: key.clone(),
+                    value: value.clone(),
+                    position,
+                }),
+                Instruction::Train(method) => match train {
+                    None => train = Some((*method, position)),
+                    Some((_, first)) => {
+                        return Err(ModelfileError::new(
+                            Problem::Plan,
+                            position,
+                            &command.to_string(),
+                            format!("the Modelfile trains on line {} already", first.line),
+                            "keep one `TRAIN`; make a second model `FROM` the first for a second training",
+                        ));
+                    }
+                },
+                _ => {}
+            }
+        }
+        let steps = datasets.iter().map(|dataset| ("DATASET", dataset.position));
+        let stray = steps.chain(hyper.iter().map(|hyper| ("HYPER", hyper.position))).next();
+        match (train, stray) {
+            (Some((method, position)), _) => Ok(Some(Training {
+                method,
+                position,
+                datasets,
+                hyper,
+            })),
+            (None, None) => Ok(None),
+            (None, Some((word, position))) => Err(ModelfileError::new(
+                Problem::Plan,
+                position,
+                word,
+                format!("`{word}` belongs to a training, and the Modelfile has no `TRAIN`"),
+                "add `TRAIN lora` to train an adapter",
+            )),
+        }
+    }
+}
+
+fn check_training(plan: &Plan) -> Result<(), ModelfileError> {
+    let Some(training) = &plan.training else {
+        return Ok(());
+    };
+    if let Some(adapter) = plan.adapters.first() {
+        return Err(ModelfileError::new(
+            Problem::Plan,
+            adapter.position,
+            &adapter.path,
+            "a model that is trained here has the adapter that the training makes",
+            "remove `ADAPTER`, or `TRAIN` and what belongs to it",
+        ));
+    }
+    if training.datasets.iter().all(|dataset| dataset.is_validation) {
+        return Err(ModelfileError::new(
+            Problem::Plan,
+            training.position,
+            &format!("TRAIN {}", training.method.as_str()),
+            "there are no rows to learn from",
+            "name them: `DATASET ./train.jsonl`",
+        ));
+    }
+    Ok(())
 }
 
 fn check_adapters(adapters: &[AdapterSource]) -> Result<(), ModelfileError> {
@@ -150,6 +268,8 @@ impl Plan {
             Instruction::Message { role, content } => self.messages.push((*role, content.clone())),
             Instruction::License(text) => self.license.push(text.clone()),
             Instruction::Requires(text) => self.requires = Some(text.clone()),
+            // Collected together: they mean something only beside each other.
+            Instruction::Dataset { .. } | Instruction::Train(_) | Instruction::Hyper { .. } => {}
             Instruction::Reserved { word, text } => return Err(not_yet(position, *word, text)),
         }
         Ok(())
@@ -204,6 +324,7 @@ impl Plan {
             content: content.clone(),
         });
         from.chain(adapters)
+            .chain(self.training.iter().flat_map(Training::instructions))
             .chain(self.requires.clone().map(Instruction::Requires))
             .chain(self.template.clone().map(Instruction::Template))
             .chain(self.system.clone().map(Instruction::System))
@@ -211,6 +332,20 @@ impl Plan {
             .chain(messages)
             .chain(self.license.iter().cloned().map(Instruction::License))
             .collect()
+    }
+}
+
+impl Training {
+    fn instructions(&self) -> Vec<Instruction> {
+        let datasets = self.datasets.iter().map(|dataset| Instruction::Dataset {
+            paths: dataset.paths.clone(),
+            is_validation: dataset.is_validation,
+        });
+        let hyper = self.hyper.iter().map(|hyper| Instruction::Hyper {
+            key: hyper.key.clone(),
+            value: hyper.value.clone(),
+        });
+        datasets.chain([Instruction::Train(self.method)]).chain(hyper).collect()
     }
 }
 

@@ -51,6 +51,20 @@ impl fmt::Display for Instruction {
                     f.write_str(&lines.collect::<Vec<_>>().join("\n"))
                 }
             },
+            Instruction::Dataset { paths, is_validation } => {
+                f.write_str(word)?;
+                for path in paths {
+                    let is_plain = !path.contains(char::is_whitespace) && !path.starts_with('"');
+                    // Quotes keep a path that is called `as` from being read as the word.
+                    match is_plain && !path.eq_ignore_ascii_case("AS") {
+                        true => write!(f, " {path}")?,
+                        false => write!(f, " \"{path}\"")?,
+                    }
+                }
+                f.write_str(if *is_validation { " AS validation" } else { "" })
+            }
+            Instruction::Train(method) => write!(f, "{word} {}", method.as_str()),
+            Instruction::Hyper { key, value } => write!(f, "{word} {key} {}", quoted(value)),
             Instruction::Message { role, content } => write!(f, "{word} {} {}", role.as_str(), quoted(content)),
         }
     }

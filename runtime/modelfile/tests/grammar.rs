@@ -1,7 +1,7 @@
 //! The grammar by example: what parses to what, and how errors read. Each row is one reason to fail.
 
 use witness_diagnostics::{Diagnostic, render};
-use witness_modelfile::{Instruction, ParameterValue, Role, parse, parse_bytes};
+use witness_modelfile::{Instruction, ParameterValue, Role, TrainMethod, parse, parse_bytes};
 
 fn one(text: &str) -> Instruction {
     let file = parse("Modelfile", text).unwrap_or_else(|error| panic!("{text:?}: {error}"));
@@ -110,6 +110,121 @@ fn every_instruction() {
 }
 
 #[test]
+fn steps_that_train() {
+    let dataset = |paths: &[&str], is_validation| Instruction::Dataset {
+        paths: paths.iter().map(|path| (*path).to_owned()).collect(),
+        is_validation,
+    };
+    assert_eq!(one("DATASET ./a.jsonl"), dataset(&["./a.jsonl"], false));
+    assert_eq!(
+        one("dataset a.jsonl  b/*.jsonl\t./c"),
+        dataset(&["a.jsonl", "b/*.jsonl", "./c"], false)
+    );
+    assert_eq!(
+        one("DATASET \"my rows.jsonl\" x as Validation"),
+        dataset(&["my rows.jsonl", "x"], true)
+    );
+    assert_eq!(
+        one("DATASET \"AS\" \"validation\""),
+        dataset(&["AS", "validation"], false)
+    );
+    assert_eq!(one("DATASET as"), dataset(&["as"], false));
+    assert_eq!(one("DATASET a\"b"), dataset(&["a\"b"], false));
+    assert_eq!(one("TRAIN LoRA"), Instruction::Train(TrainMethod::Lora));
+    assert_eq!(one("train full"), Instruction::Train(TrainMethod::Full));
+    let hyper = |key: &str, value: &str| Instruction::Hyper {
+        key: key.to_owned(),
+        value: value.to_owned(),
+    };
+    assert_eq!(one("HYPER num_epochs 3"), hyper("num_epochs", "3"));
+    assert_eq!(
+        one("HYPER targets [q_proj, v_proj]"),
+        hyper("targets", "[q_proj, v_proj]")
+    );
+    assert_eq!(one("HYPER template \"\"\"a\nb\"\"\""), hyper("template", "a\nb"));
+
+    let text = "DATASET a b\nFROM ./base\nHYPER epochs 3\nTRAIN qlora\nDATASET v AS validation\nSYSTEM hi\n";
+    let file = parse("Modelfile", text).expect("parses");
+    let plan = file.plan().expect("plans");
+    let training = plan.training.clone().expect("it trains");
+    assert_eq!(training.method, TrainMethod::Qlora);
+    assert_eq!((training.position.line, training.hyper[0].position.line), (4, 3));
+    assert_eq!(training.datasets.len(), 2);
+    insta::assert_snapshot!(plan.to_modelfile(), @r"
+    FROM ./base
+    DATASET a b
+    DATASET v AS validation
+    TRAIN qlora
+    HYPER epochs 3
+    SYSTEM hi
+    ");
+}
+
+#[test]
+fn trainings_that_are_none() {
+    insta::assert_snapshot!(rendered("FROM ./a\nTRAIN lora\n"), @r"
+    error[witness::modelfile::plan]: Modelfile:2:1: there are no rows to learn from
+      cause: line 2: `TRAIN lora`
+      hint: name them: `DATASET ./train.jsonl`
+    ");
+    insta::assert_snapshot!(rendered("FROM ./a\nDATASET x\n"), @r"
+    error[witness::modelfile::plan]: Modelfile:2:1: `DATASET` belongs to a training, and the Modelfile has no `TRAIN`
+      cause: line 2: `DATASET`
+      hint: add `TRAIN lora` to train an adapter
+    ");
+    insta::assert_snapshot!(rendered("FROM ./a\nHYPER epochs 3\n"), @r"
+    error[witness::modelfile::plan]: Modelfile:2:1: `HYPER` belongs to a training, and the Modelfile has no `TRAIN`
+      cause: line 2: `HYPER`
+      hint: add `TRAIN lora` to train an adapter
+    ");
+    insta::assert_snapshot!(rendered("FROM ./a\nDATASET x\nTRAIN lora\nTRAIN full\n"), @r"
+    error[witness::modelfile::plan]: Modelfile:4:1: the Modelfile trains on line 3 already
+      cause: line 4: `TRAIN full`
+      hint: keep one `TRAIN`; make a second model `FROM` the first for a second training
+    ");
+    insta::assert_snapshot!(rendered("FROM ./a\nDATASET x\nTRAIN lara\n"), @r"
+    error[witness::modelfile::syntax]: Modelfile:3:7: `lara` is not a way to train
+      cause: line 3: `lara`
+      hint: did you mean `lora`?
+    ");
+    insta::assert_snapshot!(rendered("FROM ./a\nTRAIN ./data.jsonl\n"), @r"
+    error[witness::modelfile::syntax]: Modelfile:2:7: `./data.jsonl` is not a way to train
+      cause: line 2: `./data.jsonl`
+      hint: write `TRAIN lora`, `TRAIN qlora` or `TRAIN full`; rows come from `DATASET`, settings from `HYPER`
+    ");
+    insta::assert_snapshot!(rendered("FROM ./a\nTRAIN lora epochs=3\n"), @r"
+    error[witness::modelfile::syntax]: Modelfile:2:12: `TRAIN` takes the method alone
+      cause: line 2: `epochs=3`
+      hint: write each setting on a line of its own: `HYPER num_epochs 3`
+    ");
+    insta::assert_snapshot!(rendered("FROM ./a\nHYPER epochs=3\n"), @r"
+    error[witness::modelfile::syntax]: Modelfile:2:7: `epochs=3` has a `=`
+      cause: line 2: `epochs=3`
+      hint: write `HYPER epochs 3`
+    ");
+    insta::assert_snapshot!(rendered("FROM ./a\nDATASET \"a b\n"), @r#"
+    error[witness::modelfile::syntax]: Modelfile:2:9: the path that begins with " here does not end with "
+      cause: line 2: `"a b`
+      hint: write each path with blanks in its own quotes: `DATASET "./my rows.jsonl" ./more.jsonl`
+    "#);
+    insta::assert_snapshot!(rendered("FROM ./a\nDATASET x AS test\n"), @r"
+    error[witness::modelfile::syntax]: Modelfile:2:14: rows cannot be used as `test`
+      cause: line 2: `test`
+      hint: write `AS validation` for rows to measure on, and nothing for rows to learn from
+    ");
+    insta::assert_snapshot!(rendered("FROM ./a\nADAPTER ./b\nDATASET x\nTRAIN lora\n"), @r"
+    error[witness::modelfile::plan]: Modelfile:2:1: a model that is trained here has the adapter that the training makes
+      cause: line 2: `./b`
+      hint: remove `ADAPTER`, or `TRAIN` and what belongs to it
+    ");
+    insta::assert_snapshot!(rendered("FROM ./a\nDATASET AS validation\n"), @r"
+    error[witness::modelfile::syntax]: Modelfile:2:1: `DATASET` has no value
+      cause: line 2: `DATASET`
+      hint: write for example `DATASET ./train.jsonl`
+    ");
+}
+
+#[test]
 fn encodings() {
     let text = "# ä\r\nFROM ./base\r\nSYSTEM \"\"\"über\r\n日本 😀\"\"\"\r\n";
     let expected = parse("x", &text.replace('\r', "")).expect("parses");
@@ -212,9 +327,9 @@ fn errors_say_what_where_and_how() {
       cause: line 2: `base`
       hint: use letters, digits, `.`, `_` and `-`, beginning with a letter or digit, at most 64; `base` is the model without adapters
     "#);
-    insta::assert_snapshot!(rendered("FROM ./a\n# later\nTRAIN ./data.jsonl epochs=3\n"), @r#"
-    error[witness::modelfile::not_yet]: Modelfile:3:1: `TRAIN` is kept for a step that this version does not do yet
-      cause: line 3: `TRAIN ./data.jsonl epochs=3`
+    insta::assert_snapshot!(rendered("FROM ./a\n# later\nQUANTIZE q4_K_M\n"), @r#"
+    error[witness::modelfile::not_yet]: Modelfile:3:1: `QUANTIZE` is kept for a step that this version does not do yet
+      cause: line 3: `QUANTIZE q4_K_M`
       hint: remove the line for now, and name finished weights with `FROM` and `ADAPTER`
     "#);
     insta::assert_snapshot!(rendered("FROM ./a\nRENDERER qwen3-coder\n"), @r#"

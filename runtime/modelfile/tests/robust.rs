@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use witness_modelfile::parameters::{TABLE, Type};
-use witness_modelfile::{AdapterSource, ParameterValue, Plan, Position, Role, Source, parse, parse_bytes};
+use witness_modelfile::{
+    AdapterSource, Dataset, Hyper, ParameterValue, Plan, Position, Role, Source, TrainMethod, Training, parse,
+    parse_bytes,
+};
 
 /// A small generator (splitmix64): enough to be different each time and the same each run.
 struct Random(u64);
@@ -94,8 +97,31 @@ fn random_plan(random: &mut Random) -> Plan {
     for _ in 0..random.below(3) {
         plan.messages.push((Role::ALL[random.below(3)], random.text(&PIECES)));
     }
+    if plan.adapters.is_empty() && random.below(2) == 0 {
+        plan.training = Some(random_training(random));
+    }
     plan.license = (0..random.below(3)).map(|_| random.text(&PIECES)).collect();
     plan
+}
+
+fn random_training(random: &mut Random) -> Training {
+    let path = |random: &mut Random| random.text(&PIECES).replace(['\n', '"'], "").trim().to_owned() + "x";
+    let dataset = |random: &mut Random, is_validation| Dataset {
+        paths: (0..=random.below(3)).map(|_| path(random)).collect(),
+        is_validation,
+        position: Position::default(),
+    };
+    let hyper = |random: &mut Random| Hyper {
+        key: random.pick(&["r", "learning-rate", "lora.r", "#", "\"x"]).to_owned(),
+        value: random.text(&PIECES) + "x",
+        position: Position::default(),
+    };
+    Training {
+        method: TrainMethod::ALL[random.below(3)],
+        position: Position::default(),
+        datasets: (0..=random.below(3)).map(|n| dataset(random, n > 0)).collect(),
+        hyper: (0..random.below(4)).map(|_| hyper(random)).collect(),
+    }
 }
 
 fn source(text: &str) -> Source {
@@ -112,6 +138,17 @@ fn without_positions(mut plan: Plan) -> Plan {
     plan.adapters
         .iter_mut()
         .for_each(|adapter| adapter.position = Position::default());
+    if let Some(training) = &mut plan.training {
+        training.position = Position::default();
+        training
+            .datasets
+            .iter_mut()
+            .for_each(|dataset| dataset.position = Position::default());
+        training
+            .hyper
+            .iter_mut()
+            .for_each(|hyper| hyper.position = Position::default());
+    }
     plan
 }
 
@@ -134,7 +171,7 @@ fn what_is_printed_parses_to_the_same() {
 
 #[test]
 fn what_parses_prints_back() {
-    const WORDS: [&str; 14] = [
+    const WORDS: [&str; 18] = [
         "FROM ",
         "ADAPTER ",
         "PARAMETER ",
@@ -145,7 +182,11 @@ fn what_parses_prints_back() {
         "MESSAGE user ",
         "LICENSE ",
         "TRAIN ",
+        "DATASET ",
+        "HYPER ",
+        "lora",
         " AS x",
+        " AS validation",
         "\n",
         "\n",
         "# c",
@@ -185,7 +226,8 @@ fn shared(path: &str) -> Option<PathBuf> {
 /// A Modelfile with everything in it, for damage.
 const SAMPLE: &str = "# sample\nFROM ./base-00001-of-00002.gguf\nFROM ./base-00002-of-00002.gguf\nADAPTER ./lora AS expert\n\
     ADAPTER \"./my lora\"\nPARAMETER temperature 0.2\nPARAMETER stop \"<|eot|>\"\nTEMPLATE \"\"\"{{ .System }}\n{{ .Prompt }}\"\"\"\n\
-    SYSTEM <<<END\nüber \"\"\"\nEND\nMESSAGE user Hi\nMESSAGE assistant \"\"\"```json\n{}\n```\"\"\"\nLICENSE MIT\nREQUIRES 0.7.0\n";
+    SYSTEM <<<END\nüber \"\"\"\nEND\nMESSAGE user Hi\nMESSAGE assistant \"\"\"```json\n{}\n```\"\"\"\nLICENSE MIT\nREQUIRES 0.7.0\n\
+    DATASET a.jsonl \"b c.jsonl\"\nDATASET v.jsonl AS validation\nTRAIN qlora\nHYPER learning_rate 2e-4\n";
 
 #[test]
 fn damaged_files_are_answered() {
