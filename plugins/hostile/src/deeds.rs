@@ -60,6 +60,23 @@ pub const STEPS: &[&str] = &[
     "quiet",
 ];
 
+/// Lies of a job's `run`.
+pub const JOBS: &[&str] = &[
+    "flood_events",
+    "emit_threads",
+    "late_event",
+    "bad_event",
+    "array_event",
+    "null_event",
+    "huge_event",
+    "endless_bad_events",
+];
+/// Lies of a job's `run` that the messages' reader has to see through; to the worker they are as good as the truth.
+pub const JOB_REPLIES: &[&str] = &["lie_files", "lie_path", "lie_directory", "ignore_stop"];
+
+/// Events of a flood.
+pub const FLOOD_EVENTS: usize = 5_000;
+
 /// Bytes of memory that a reply of garbage claims or has.
 const GARBAGE: &[u8] = b"\x00\xffnot json{{{";
 /// File descriptors that a plugin that closes or writes everything goes through.

@@ -28,7 +28,7 @@ pub fn describe() -> Descriptor {
         version: env!("CARGO_PKG_VERSION").into(),
         protocol: PROTOCOL_VERSION,
         about: "echoes the prompt, and misbehaves on demand; for tests".into(),
-        roles: vec![Role::Serve],
+        roles: vec![Role::Serve, Role::Train],
         architectures: vec!["hostile".into()],
         formats: vec![FormatRule {
             name: "hostile-model".into(),

@@ -28,11 +28,15 @@ pub enum Phase {
     Unload,
     /// `shutdown`.
     Shutdown,
+    /// `plan` of a job.
+    Plan,
+    /// `run` of a job.
+    Run,
 }
 
 impl Phase {
-    /// Every phase, in the order of a worker's life.
-    pub const ALL: [Phase; 11] = [
+    /// Every phase, in the order of the life of a worker that serves; then those of one that does a job.
+    pub const ALL: [Phase; 13] = [
         Phase::Entry,
         Phase::Init,
         Phase::Inspect,
@@ -44,6 +48,8 @@ impl Phase {
         Phase::Cancel,
         Phase::Unload,
         Phase::Shutdown,
+        Phase::Plan,
+        Phase::Run,
     ];
 
     /// Returns the name in `phase:deed`.
@@ -60,6 +66,8 @@ impl Phase {
             Phase::Cancel => "cancel",
             Phase::Unload => "unload",
             Phase::Shutdown => "shutdown",
+            Phase::Plan => "plan",
+            Phase::Run => "run",
         }
     }
 }

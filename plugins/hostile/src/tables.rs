@@ -3,18 +3,22 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use witness_plugin_abi::{Buffer, Event, EventKind, EventSink, Host, Plugin, ServeTable, Slice, Status};
+use witness_plugin_abi::{
+    Buffer, Event, EventKind, EventSink, Host, JobSink, JobTable, Plugin, ServeTable, Slice, Status,
+};
 use witness_plugin_sdk::__private as sdk;
 
-use crate::deeds::act;
+use crate::deeds::{FLOOD_EVENTS, act};
 use crate::good::{Echo, describe};
 use crate::mode::{Phase, deed, listen};
+use crate::trainer::Drill;
 
 /// The well-behaved plugin, made by hand from what `export_plugin!` would expand to: its symbol is taken by the liar.
 struct Good;
 static GOOD: sdk::PluginStatic = sdk::PluginStatic::new();
 static GOOD_CELL: sdk::ServeCell<Echo> = sdk::ServeCell::new();
 static GOOD_SERVE: ServeTable = sdk::serve_table::<Good>();
+static GOOD_TRAIN: JobTable = sdk::job_table::<Drill>();
 
 impl sdk::ServeExport for Good {
     type Serve = Echo;
@@ -28,7 +32,9 @@ impl sdk::PluginExport for Good {
         describe()
     }
     fn roles() -> sdk::Roles {
-        sdk::Roles::none().serve::<Good, Echo>(&GOOD_SERVE)
+        sdk::Roles::none()
+            .serve::<Good, Echo>(&GOOD_SERVE)
+            .train::<Drill>(&GOOD_TRAIN)
     }
 }
 
@@ -41,6 +47,11 @@ fn good() -> &'static Plugin {
 /// Number of the sequence that was started last.
 static LAST_SEQUENCE: AtomicU64 = AtomicU64::new(0);
 
+static TRAIN: JobTable = JobTable {
+    struct_size: size_of::<JobTable>(),
+    plan,
+    run,
+};
 static SERVE: ServeTable = TABLE;
 static SMALL_SERVE: ServeTable = ServeTable {
     struct_size: 16,
@@ -79,6 +90,7 @@ fn make_table() -> *const Plugin {
         init,
         shutdown,
         serve: &raw const SERVE,
+        train: &raw const TRAIN,
         ..copy(good)
     };
     // SAFETY: static bytes of the good plugin.
@@ -105,7 +117,7 @@ fn make_table() -> *const Plugin {
         Some("empty_descriptor") => say("{}".to_owned()),
         Some("huge_descriptor") => plugin.descriptor.len = 1 << 40,
         Some("bad_name") => say(honest.replace("\"hostile\"", "\"../../Etc\"")),
-        Some("no_roles") => say(honest.replace("[\"serve\"]", "[]")),
+        Some("no_roles") => say(honest.replace("[\"serve\",\"train\"]", "[]")),
         Some("bad_magic") => say(honest.replace("\"suffix\":\".hostile\"", "\"magic_hex\":\"zz\"")),
         Some("isa") => say(honest.replace("\"isa\":[]", "\"isa\":[\"quantum\"]")),
         Some("null") => return std::ptr::null(),
@@ -239,6 +251,111 @@ unsafe extern "C" fn step(model: u64, sink: *const EventSink, running: *mut u64,
     }
     // SAFETY: the host's arguments, passed on.
     unsafe { (GOOD_SERVE.step)(model, sink, running, reply) }
+}
+
+unsafe extern "C" fn plan(request: Slice, reply: *mut Buffer) -> Status {
+    hear(request);
+    if let Some(status) = act(Phase::Plan, reply) {
+        return status;
+    }
+    // SAFETY: the host's arguments, passed on.
+    unsafe { (GOOD_TRAIN.plan)(request, reply) }
+}
+
+unsafe extern "C" fn run(request: Slice, sink: *const JobSink, reply: *mut Buffer) -> Status {
+    hear(request);
+    if let Some(status) = act(Phase::Run, reply) {
+        return status;
+    }
+    if let Some(deed) = deed(Phase::Run) {
+        // SAFETY: the host's sink, live during this call.
+        misbehave(&deed, unsafe { *sink });
+    }
+    // SAFETY: the host's arguments, passed on.
+    unsafe { (GOOD_TRAIN.run)(request, sink, reply) }
+}
+
+/// Does a deed of [`crate::deeds::JOBS`] before the good trainer takes over.
+fn misbehave(deed: &str, sink: JobSink) {
+    let emit = move |bytes: &[u8]| {
+        let event = Slice {
+            ptr: bytes.as_ptr(),
+            len: bytes.len(),
+        };
+        // SAFETY: the host's sink; `bytes` outlives the call.
+        unsafe { (sink.emit)(sink.context, event) };
+    };
+    match deed {
+        "flood_events" => {
+            for number in 0..FLOOD_EVENTS {
+                emit(format!("{{\"type\":\"status\",\"message\":\"{number}\"}}").as_bytes());
+            }
+        }
+        "emit_threads" => {
+            let shared = Shared(sink);
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    let shared = &shared;
+                    scope.spawn(move || {
+                        for _ in 0..FLOOD_EVENTS / 4 {
+                            shared.status();
+                        }
+                    });
+                }
+            });
+        }
+        "late_event" => {
+            let shared = Shared(sink);
+            std::thread::spawn(move || {
+                loop {
+                    shared.status();
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
+            });
+        }
+        "bad_event" => emit(b"\xff{no json"),
+        "array_event" => emit(b"[1, 2]"),
+        "null_event" => {
+            let null = Slice {
+                ptr: std::ptr::null(),
+                len: 7,
+            };
+            // SAFETY: null is what no host may follow.
+            unsafe { (sink.emit)(sink.context, null) };
+        }
+        "huge_event" => {
+            let huge = Slice {
+                ptr: b"{}".as_ptr(),
+                len: 1 << 40,
+            };
+            // SAFETY: it is not; a host that believes the length deserves what comes.
+            unsafe { (sink.emit)(sink.context, huge) };
+        }
+        "endless_bad_events" => loop {
+            emit(b"?");
+        },
+        _ => {}
+    }
+}
+
+/// A sink that is used from several threads, also after its call has returned.
+struct Shared(JobSink);
+
+// SAFETY: the ABI lets every thread use the sink while the job runs; whoever uses it later breaks the rules on purpose.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    fn status(&self) {
+        let event = br#"{"type":"status","message":"from a thread"}"#;
+        let slice = Slice {
+            ptr: event.as_ptr(),
+            len: event.len(),
+        };
+        // SAFETY: see above; the bytes are static.
+        unsafe { (self.0.emit)(self.0.context, slice) };
+    }
 }
 
 const DONE: &[u8] = br#"{"reason":"stop","prompt_tokens":1,"generated_tokens":1,"prompt_ns":1,"generate_ns":1}"#;

@@ -112,11 +112,12 @@ typedef struct witness_serve_table {
                            witness_buffer *reply /* out */);
 } witness_serve_table;
 
-/* Where a job puts its events and learns that it should stop. */
+/* Where a job puts its events and learns that it should stop. Both functions may be called from any thread until `run` returns; a job
+ * that calls neither for long is taken for hung. */
 typedef struct witness_job_sink {
     size_t struct_size;
     void *context; /* pass it back */
-    void (*emit)(void *context, witness_slice event);
+    void (*emit)(void *context, witness_slice event); /* a JSON object, at most 1 MiB; waits while the host is behind */
     int32_t (*should_stop)(void *context); /* not 0: save and end */
 } witness_job_sink;
 

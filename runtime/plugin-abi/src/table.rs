@@ -130,7 +130,8 @@ pub struct ServeTable {
         unsafe extern "C" fn(model: u64, sink: *const EventSink, running_out: *mut u64, reply: *mut Buffer) -> Status,
 }
 
-/// Where a job puts its events and learns that it should stop.
+/// Where a job puts its events and learns that it should stop. Both functions may be called from any thread until `run` returns; a job
+/// that calls neither for long is taken for hung.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct JobSink {
@@ -138,7 +139,7 @@ pub struct JobSink {
     pub struct_size: usize,
     /// Passed back to the functions.
     pub context: *mut c_void,
-    /// Takes one event, JSON.
+    /// Takes one event: a JSON object of at most 1 MiB. Waits while the host is behind.
     pub emit: unsafe extern "C" fn(context: *mut c_void, event: Slice),
     /// Not 0 once the job should save and end.
     pub should_stop: unsafe extern "C" fn(context: *mut c_void) -> i32,

@@ -50,6 +50,8 @@ pub(crate) struct Boot {
     pub(crate) describe_only: bool,
     /// Bytes of private memory that the process may have.
     pub(crate) memory_bytes: Option<u64>,
+    /// Run behind everything else on the machine.
+    pub(crate) is_background: bool,
     /// The host's process id: a worker whose parent is another one already has outlived its host.
     pub(crate) parent: u32,
     /// The plugin's settings.

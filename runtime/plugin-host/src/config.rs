@@ -99,6 +99,8 @@ pub struct Limits {
     pub purpose: String,
     /// The worker looks at files that nobody vouches for: its death says nothing about the plugin and is not counted.
     pub is_untrusted: bool,
+    /// The worker takes the processor only when nothing else wants it, so that a long job does not slow answers down.
+    pub is_background: bool,
 }
 
 impl Limits {
@@ -108,6 +110,7 @@ impl Limits {
             memory_bytes: None,
             purpose: purpose.into(),
             is_untrusted: false,
+            is_background: false,
         }
     }
 }

@@ -9,12 +9,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch as latch};
 use witness_plugin_protocol::{Diagnostic, Kind};
 
 use crate::config::HostConfig;
 use crate::death::Cause;
-use crate::frame::{self, CallHeader, FrameKind, Operation};
+use crate::frame::{self, CallHeader, FrameKind, JOB_EVENTS_MAX, Operation};
 use crate::generation::{GenEvent, Stream};
 use crate::spawn::{Process, Spawned};
 
@@ -23,6 +24,13 @@ const IN_FLIGHT_MAX: usize = 4096;
 
 /// What a successful call brought: the number of the model and JSON.
 pub(crate) type Answer = (u64, Vec<u8>);
+
+/// A job's number, its events, and its answer.
+pub(crate) type RunningJob = (
+    u64,
+    mpsc::Receiver<Value>,
+    oneshot::Receiver<Result<Answer, Diagnostic>>,
+);
 
 /// Called once when the worker has ended: how, and whether it ended by itself.
 pub(crate) type OnDeath = Box<dyn FnOnce(&Diagnostic, bool) + Send + Sync>;
@@ -48,6 +56,8 @@ struct State {
     last_id: u64,
     calls: HashMap<u64, PendingCall>,
     streams: HashMap<u64, RunningStream>,
+    /// Jobs that have not ended: where their events go. Whoever reads them may have left.
+    jobs: HashMap<u64, mpsc::Sender<Value>>,
     outbound: Option<mpsc::UnboundedSender<Vec<u8>>>,
     /// Why the host ended it; the first reason stands.
     cause: Option<Cause>,
@@ -149,6 +159,42 @@ impl Connection {
         Ok((stream, reply))
     }
 
+    /// Starts a job. Returns its number, its events, and its answer when it has ended.
+    pub(crate) fn run_job(&self, header: CallHeader, body: &[u8]) -> Result<RunningJob, Diagnostic> {
+        // The worker keeps to the same number: a channel that is full means one that does not.
+        let (events, receiver) = mpsc::channel(JOB_EVENTS_MAX);
+        let id = {
+            let mut state = self.state();
+            let id = state.next_id();
+            state.jobs.insert(id, events);
+            id
+        };
+        let posted = self.post(id, FrameKind::Call, header.operation, &[&header.encode(), body]);
+        match posted {
+            Ok(answer) => Ok((id, receiver, answer)),
+            Err(diagnostic) => {
+                self.state().jobs.remove(&id);
+                Err(diagnostic)
+            }
+        }
+    }
+
+    /// Asks a job to save and end, unless it has ended.
+    pub(crate) fn stop_job(&self, id: u64) {
+        let mut state = self.state();
+        if state.jobs.contains_key(&id) {
+            state.send(FrameKind::StopJob, id, &[]);
+        }
+    }
+
+    /// Tells the worker that an event of a job was taken, unless the job has ended.
+    pub(crate) fn job_taken(&self, id: u64) {
+        let mut state = self.state();
+        if state.jobs.contains_key(&id) {
+            state.send(FrameKind::JobTaken, id, &[]);
+        }
+    }
+
     /// Ends a sequence, unless it has ended.
     pub(crate) fn cancel(&self, sequence: u64) {
         let mut state = self.state();
@@ -190,6 +236,11 @@ impl Connection {
     /// Returns how the worker ended, if it has.
     pub(crate) fn death(&self) -> Option<Diagnostic> {
         self.death.borrow().clone()
+    }
+
+    /// Returns how the worker ended, for a caller who was told nothing else.
+    pub(crate) fn gone(&self) -> Diagnostic {
+        self.death().unwrap_or_else(|| self.unknown_end())
     }
 
     fn unknown_end(&self) -> Diagnostic {
@@ -234,7 +285,7 @@ impl Connection {
         }
         let Some(outbound) = &state.outbound else {
             drop(state);
-            return Err(self.death().unwrap_or_else(|| self.unknown_end()));
+            return Err(self.gone());
         };
         // The writer ends only with the connection; the watching task then answers for it.
         let _ = outbound.send(bytes);

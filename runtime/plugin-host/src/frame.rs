@@ -5,13 +5,19 @@
 //! have written to the socket. **Invariant:** nothing is allocated for a payload before its length is checked.
 
 use thiserror::Error;
+use witness_plugin_protocol::Role;
 
 /// Version of the frames; both ends must agree, as a daemon may outlive the file it was started from.
-pub(crate) const FRAME_VERSION: u8 = 1;
+pub(crate) const FRAME_VERSION: u8 = 2;
 /// Length of a header.
 pub(crate) const HEADER_BYTES: usize = 16;
 /// Longest payload. A chat with a long context is a few MiB of JSON; a reply with a vocabulary-sized metadata table is less.
 pub(crate) const PAYLOAD_BYTES_MAX: usize = 64 << 20;
+
+/// Longest event of a job: a plan with its histograms is some KiB.
+pub(crate) const JOB_EVENT_BYTES_MAX: usize = 1 << 20;
+/// Events of one job that may be on their way: sent by the worker and not yet taken by who reads them. A job that emits faster waits.
+pub(crate) const JOB_EVENTS_MAX: usize = 64;
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +33,10 @@ pub(crate) enum FrameKind {
     Ping = 4,
     /// To the worker: shut the plugin down and exit.
     Stop = 5,
+    /// To the worker: the job `id` should save and end.
+    StopJob = 6,
+    /// To the worker: an event of the job `id` was taken, so that another may be sent.
+    JobTaken = 7,
     /// From the worker: the call `id` succeeded.
     Reply = 16,
     /// From the worker: the call `id` failed; the payload is a diagnostic.
@@ -35,14 +45,17 @@ pub(crate) enum FrameKind {
     Events = 18,
     /// From the worker: alive, see [`Pulse`].
     Pong = 19,
+    /// From the worker: an event of the job `id`; the payload is its JSON.
+    JobEvent = 20,
 }
 
 impl FrameKind {
     fn from_byte(byte: u8) -> Option<Self> {
-        use FrameKind::{Boot, Call, Cancel, Events, Failure, Ping, Pong, Reply, Stop};
-        [Boot, Call, Cancel, Ping, Stop, Reply, Failure, Events, Pong]
-            .into_iter()
-            .find(|kind| *kind as u8 == byte)
+        use FrameKind::{Boot, Call, Cancel, Events, Failure, JobEvent, JobTaken, Ping, Pong, Reply, Stop, StopJob};
+        let all = [
+            Boot, Call, Cancel, Ping, Stop, StopJob, JobTaken, Reply, Failure, Events, Pong, JobEvent,
+        ];
+        all.into_iter().find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -69,6 +82,9 @@ pub(crate) enum FrameError {
     /// The payload does not hold what its kind says.
     #[error("the payload of a frame is cut short")]
     Short,
+    /// More events of a job at once, or a longer one, than was agreed.
+    #[error("a job sent more than {JOB_EVENTS_MAX} events ahead, or one of more than {JOB_EVENT_BYTES_MAX} bytes")]
+    Overrun,
 }
 
 /// Decodes a header.
@@ -136,10 +152,12 @@ pub(crate) enum Operation {
     Cancel = 8,
     Step = 9,
     Shutdown = 10,
+    Plan = 11,
+    Run = 12,
 }
 
 impl Operation {
-    const ALL: [Operation; 11] = [
+    const ALL: [Operation; 13] = [
         Operation::Idle,
         Operation::Open,
         Operation::Inspect,
@@ -151,6 +169,8 @@ impl Operation {
         Operation::Cancel,
         Operation::Step,
         Operation::Shutdown,
+        Operation::Plan,
+        Operation::Run,
     ];
 
     pub(crate) fn from_byte(byte: u8) -> Option<Self> {
@@ -171,6 +191,8 @@ impl Operation {
             Operation::Cancel => "cancel",
             Operation::Step => "step",
             Operation::Shutdown => "shutdown",
+            Operation::Plan => "plan",
+            Operation::Run => "run",
         }
     }
 
@@ -178,12 +200,13 @@ impl Operation {
     pub(crate) fn has_deadline(self) -> bool {
         matches!(
             self,
-            Operation::Open | Operation::Inspect | Operation::Load | Operation::LoadAdapter
+            Operation::Open | Operation::Inspect | Operation::Load | Operation::LoadAdapter | Operation::Plan
         )
     }
 }
 
-/// The payload of [`FrameKind::Call`] before its JSON: operation, model number, most events the sequence may have.
+/// The payload of [`FrameKind::Call`] before its JSON: operation, number of the model (for a job: of its role), most events that the
+/// sequence may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CallHeader {
     pub(crate) operation: Operation,
@@ -223,18 +246,30 @@ impl CallHeader {
     }
 }
 
-/// The payload of [`FrameKind::Pong`]: what the plugin's thread is doing, and a count that grows with everything it gets done.
+/// Returns the number that a role has in a call of a job.
+pub(crate) fn number_of_role(role: Role) -> u64 {
+    match role {
+        Role::Serve => 0,
+        Role::Train => 1,
+        Role::Quantize => 2,
+    }
+}
+
+/// The payload of [`FrameKind::Pong`]: what the plugin's thread is doing, a count that grows with everything it gets done, and whether
+/// the process, which runs behind all others, waited for a processor more than it ran since the last one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pulse {
     pub(crate) activity: u64,
     pub(crate) operation: Operation,
+    pub(crate) is_starved: bool,
 }
 
 impl Pulse {
-    pub(crate) fn encode(self) -> [u8; 9] {
-        let mut out = [0; 9];
+    pub(crate) fn encode(self) -> [u8; 10] {
+        let mut out = [0; 10];
         out[0] = self.operation as u8;
         out[1..9].copy_from_slice(&self.activity.to_le_bytes());
+        out[9] = u8::from(self.is_starved);
         out
     }
 
@@ -246,6 +281,7 @@ impl Pulse {
         Ok(Self {
             operation,
             activity: u64_at(payload, 1).ok_or(FrameError::Short)?,
+            is_starved: *payload.get(9).ok_or(FrameError::Short)? != 0,
         })
     }
 }
@@ -326,9 +362,9 @@ mod tests {
         );
         assert_eq!(&frame[HEADER_BYTES..], b"abc");
         for (at, byte, expected) in [
-            (0, b'X', FrameError::NoFrame([b'X', 1, 2, 0])),
+            (0, b'X', FrameError::NoFrame([b'X', FRAME_VERSION, 2, 0])),
             (1, 9, FrameError::Version { found: 9 }),
-            (2, 99, FrameError::NoFrame([b'W', 1, 99, 0])),
+            (2, 99, FrameError::NoFrame([b'W', FRAME_VERSION, 99, 0])),
             (7, 0xff, FrameError::TooLong { bytes: 0xff00_0003 }),
         ] {
             let mut bad = header;
@@ -375,8 +411,9 @@ mod tests {
         let pulse = Pulse {
             activity: 8,
             operation: Operation::Step,
+            is_starved: true,
         };
         assert_eq!(Pulse::decode(&pulse.encode()), Ok(pulse));
-        assert_eq!(Pulse::decode(&pulse.encode()[..5]), Err(FrameError::Short));
+        assert_eq!(Pulse::decode(&pulse.encode()[..9]), Err(FrameError::Short));
     }
 }

@@ -102,6 +102,7 @@ impl Host {
             memory_bytes: None,
             purpose: "check".to_owned(),
             is_untrusted: true,
+            is_background: false,
         };
         let outcome = match self.start(&entry, limits).await {
             Ok(worker) => worker.stop(CHECK_GRACE).await,
@@ -169,7 +170,10 @@ impl Host {
             purpose: limits.purpose,
             memory_bytes: limits.memory_bytes,
         };
-        let boot = self.boot_of(&entry.path, entry.identity, false, limits.memory_bytes);
+        let boot = Boot {
+            is_background: limits.is_background,
+            ..self.boot_of(&entry.path, entry.identity, false, limits.memory_bytes)
+        };
         let (connection, booted) = self.open(name, &boot, on_death).await?;
         Ok(Worker::new(
             connection,
@@ -247,6 +251,7 @@ impl Host {
             identity,
             describe_only,
             memory_bytes,
+            is_background: false,
             parent: std::process::id(),
             settings,
         }

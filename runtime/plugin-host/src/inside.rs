@@ -2,15 +2,18 @@
 //!
 //! Two threads. The I/O thread reads frames, answers pings at once and queues the rest; the main thread runs every call of the
 //! plugin, and while sequences are active it steps them in a loop, taking new calls between two steps. A plugin that hangs therefore
-//! still answers pings with the operation it hangs in, and the host decides.
+//! still answers pings with the operation it hangs in, and the host decides. A job is one long call: what the host has to say to it
+//! meanwhile goes through its gate ([`jobs::JobGate`]), past the queue.
 //!
 //! Uses no async runtime: a blocking read and a blocking write are all it needs. Whatever the plugin does to this process (close the
 //! socket, write to it, crash, fork, exit), the host sees it from outside.
 
+mod background;
 mod descriptor;
 mod elf;
 mod events;
 mod isa;
+mod jobs;
 mod library;
 mod link;
 mod run;
@@ -77,7 +80,11 @@ fn take_socket() -> Option<UnixStream> {
 fn serve(socket: UnixStream) -> std::io::Result<u8> {
     let boot = link::read_boot(&socket)?;
     let confined = confine(&boot);
-    let (link, commands) = Link::start(socket)?;
+    let (link, commands) = Link::start(socket, boot.is_background)?;
+    // After the thread that answers pings, which costs nothing and must not wait; before any thread of the plugin's, which inherit it.
+    if boot.is_background {
+        background::stand_back();
+    }
     link.begin(Operation::Open);
     let opened = confined.and_then(|()| open(&boot, &link));
     link.begin(Operation::Idle);

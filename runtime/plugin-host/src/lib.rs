@@ -1,7 +1,8 @@
 //! Plugins as the daemon uses them: found in directories, checked, and each run in a process of its own that can be lost.
 //!
 //! - [`Host`] finds plugins and starts workers; [`HostConfig`] says where and within which limits.
-//! - [`Worker`] is a running process with typed calls; [`Generation`] an answer as it comes.
+//! - [`Worker`] is a running process with typed calls; [`Generation`] an answer as it comes, [`Job`] a long piece of
+//!   work with its reports.
 //! - [`worker_main`] is the other side: what the worker program runs.
 //!
 //! **Invariant:** the process that holds a [`Host`] never opens a plugin. Files are checked and opened, descriptors read and calls
@@ -38,6 +39,7 @@ mod frame;
 mod generation;
 mod host;
 mod inside;
+mod job;
 mod ledger;
 mod logs;
 mod spawn;
@@ -48,4 +50,5 @@ pub use entry::{FileFacts, PluginEntry, PluginState, SetAside};
 pub use generation::{GenEvent, Generation};
 pub use host::Host;
 pub use inside::worker_main;
+pub use job::Job;
 pub use worker::{ModelHandle, Worker};

@@ -1,19 +1,21 @@
-//! A running worker: the calls of the role `serve`, typed.
+//! A running worker: the calls of the role `serve`, typed, and jobs.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use witness_plugin_protocol::{
     Descriptor, Diagnostic, GenerateRequest, InspectReply, InspectRequest, Kind, LoadAdapterReply, LoadAdapterRequest,
-    LoadReply, LoadRequest, UnloadAdapterRequest,
+    LoadReply, LoadRequest, Role, UnloadAdapterRequest,
 };
 
 use crate::connection::{Answer, Connection};
 use crate::death::Cause;
-use crate::frame::{CallHeader, Operation};
+use crate::frame::{CallHeader, Operation, number_of_role};
 use crate::generation::Generation;
+use crate::job::Job;
 
 /// Tokens that one answer may have when neither the request nor the model says.
 const TOKENS_MAX_DEFAULT: u64 = 1 << 20;
@@ -144,6 +146,39 @@ impl Worker {
         let (stream, reply) = self.0.connection.start(header, &body, self.0.stream_events_max).await?;
         let started = self.decode(Operation::Start, &(model.model, reply))?;
         Ok(Generation::new(started, stream))
+    }
+
+    /// Asks what a job of a role would do and take.
+    ///
+    /// # Errors
+    /// As for [`Worker::inspect`].
+    pub async fn plan_job(
+        &self,
+        role: Role,
+        request: &impl Serialize,
+        deadline: Duration,
+    ) -> Result<Value, Diagnostic> {
+        let answer = self
+            .call(Operation::Plan, number_of_role(role), request, Some(deadline))
+            .await?;
+        self.decode(Operation::Plan, &answer)
+    }
+
+    /// Starts a job of a role. It runs until it has ended by itself, or the worker is; a job that neither reports nor looks whether it
+    /// should stop for [`crate::HostConfig::stall_timeout`] is ended with its worker.
+    ///
+    /// # Errors
+    /// The request is too long, or the worker has died. Whether the plugin refuses it shows at the job's end.
+    pub fn run_job(&self, role: Role, request: &impl Serialize) -> Result<Job, Diagnostic> {
+        let body = encode(Operation::Run, request)?;
+        let header = CallHeader {
+            operation: Operation::Run,
+            model: number_of_role(role),
+            tokens_max: 0,
+        };
+        let connection = Arc::clone(&self.0.connection);
+        let (id, events, answer) = connection.run_job(header, &body)?;
+        Ok(Job::new(connection, id, self.0.descriptor.name.clone(), events, answer))
     }
 
     /// Waits until the worker has ended and returns how: the signal or exit code is in the message.

@@ -1,5 +1,6 @@
 //! The roles `train` and `quantize`: one long call that reports as it goes.
 
+use serde::Serialize;
 use serde_json::Value;
 use witness_plugin_abi::{Buffer, JobSink, JobTable, Slice, Status};
 use witness_plugin_protocol::Diagnostic;
@@ -27,9 +28,15 @@ pub struct JobEvents<'a> {
 }
 
 impl JobEvents<'_> {
-    /// Sends one event.
+    /// Sends one event: a JSON object of at most 1 MiB. Waits while the host has many that it has not taken yet.
     pub fn emit(&mut self, event: &Value) {
-        let bytes = event.to_string();
+        self.report(event);
+    }
+
+    /// Sends one event of a type that is written as a JSON object: [`crate::protocol::TrainEvent`], say.
+    pub fn report(&mut self, event: &impl Serialize) {
+        // What cannot be written as JSON (a map with keys that are no texts) is told to the host as such: it ends the job and says why.
+        let bytes = serde_json::to_vec(event).unwrap_or_default();
         // SAFETY: the sink is the host's and lives during `run`, which holds this value; `bytes` outlives the call.
         unsafe {
             (self.sink.emit)(

@@ -17,7 +17,9 @@ use witness_plugin_protocol::{Diagnostic, Kind};
 use super::{Connection, OnDeath, State};
 use crate::config::HostConfig;
 use crate::death::{Cause, Death};
-use crate::frame::{self, CallHeader, EventRecord, FrameError, FrameKind, HEADER_BYTES, Header, Operation, Pulse};
+use crate::frame::{
+    self, CallHeader, EventRecord, FrameError, FrameKind, HEADER_BYTES, Header, JOB_EVENT_BYTES_MAX, Operation, Pulse,
+};
 use crate::generation::GenEvent;
 use crate::logs::{self, Source, Tail};
 
@@ -73,8 +75,9 @@ pub(super) struct Watch {
     on_death: OnDeath,
     /// When the ping that is not answered yet was sent.
     pinged: Option<Instant>,
-    /// The last pulse that differed from the one before, and when it came.
-    pulse: Option<(Pulse, Instant)>,
+    /// The last pulse, when it came, and for how long nothing got done before it. Time in which the process waited for a processor
+    /// rather than ran does not count.
+    pulse: Option<(Pulse, Instant, Duration)>,
 }
 
 impl Watch {
@@ -162,18 +165,24 @@ impl Watch {
     fn pong(&mut self, pulse: Pulse) {
         self.pinged = None;
         let now = Instant::now();
-        match &self.pulse {
-            Some((last, since)) if *last == pulse && is_watched(pulse.operation) => {
-                let limit = match pulse.operation {
-                    Operation::Start => self.stall_timeout.min(START_STALL_MAX),
-                    _ => self.stall_timeout,
-                };
-                if now.duration_since(*since) >= limit {
-                    self.connection.end(Cause::Stalled(pulse.operation, limit));
-                }
+        let mut stalled = Duration::ZERO;
+        if let Some((last, at, before)) = &self.pulse
+            && is_watched(pulse.operation)
+            && (last.operation, last.activity) == (pulse.operation, pulse.activity)
+        {
+            stalled = *before;
+            if !pulse.is_starved {
+                stalled += now.duration_since(*at);
             }
-            _ => self.pulse = Some((pulse, now)),
+            let limit = match pulse.operation {
+                Operation::Start => self.stall_timeout.min(START_STALL_MAX),
+                _ => self.stall_timeout,
+            };
+            if stalled >= limit {
+                self.connection.end(Cause::Stalled(pulse.operation, limit));
+            }
         }
+        self.pulse = Some((pulse, now, stalled));
     }
 
     /// Takes every whole frame off the buffer.
@@ -217,9 +226,14 @@ impl Watch {
                 }
                 Ok(())
             }
-            FrameKind::Boot | FrameKind::Call | FrameKind::Cancel | FrameKind::Ping | FrameKind::Stop => {
-                Err(FrameError::NoFrame([b'W', frame::FRAME_VERSION, header.kind as u8, 0]))
-            }
+            FrameKind::JobEvent => self.connection.settle_job_event(header.id, payload),
+            FrameKind::Boot
+            | FrameKind::Call
+            | FrameKind::Cancel
+            | FrameKind::Ping
+            | FrameKind::Stop
+            | FrameKind::StopJob
+            | FrameKind::JobTaken => Err(FrameError::NoFrame([b'W', frame::FRAME_VERSION, header.kind as u8, 0])),
         }
     }
 
@@ -253,6 +267,7 @@ impl Watch {
                 last_lines: self.logs.tail.lines(),
             };
             let (calls, streams) = (std::mem::take(&mut state.calls), std::mem::take(&mut state.streams));
+            state.jobs.clear();
             let diagnostic = death.diagnostic();
             // Set before the lock is let go: a caller who finds no way out finds the reason.
             connection.death.send_replace(Some(diagnostic.clone()));
@@ -295,6 +310,8 @@ impl Connection {
     fn settle_call(&self, id: u64, answer: Result<super::Answer, Diagnostic>) {
         let mut state = self.state();
         let Some(call) = state.calls.remove(&id) else { return };
+        // After the last event: who reads them finds the end of the queue.
+        state.jobs.remove(&id);
         if answer.is_err() && call.operation == Operation::Start {
             state.streams.remove(&id);
         }
@@ -310,6 +327,27 @@ impl Connection {
                 },
             );
             state.send(FrameKind::Call, id, &[&unload.encode()]);
+        }
+    }
+
+    /// Gives an event to who reads the events of its job. An event that nobody wants counts as taken.
+    fn settle_job_event(&self, id: u64, payload: &[u8]) -> Result<(), FrameError> {
+        let mut state = self.state();
+        let Some(events) = state.jobs.get(&id) else {
+            return Ok(());
+        };
+        if payload.len() > JOB_EVENT_BYTES_MAX {
+            return Err(FrameError::Overrun);
+        }
+        // The worker has checked that it is an object; one that lies sends nothing else than nothing.
+        let event = serde_json::from_slice(payload).map_err(|_| FrameError::Short)?;
+        match events.try_send(event) {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(FrameError::Overrun),
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                state.send(FrameKind::JobTaken, id, &[]);
+                Ok(())
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use witness_plugin_protocol::{Descriptor, Diagnostic, Kind, PROTOCOL_VERSION, Ro
 
 use super::descriptor;
 use super::link::Link;
-use crate::frame::{Operation, PAYLOAD_BYTES_MAX};
+use crate::frame::{Operation, PAYLOAD_BYTES_MAX, number_of_role};
 
 /// Longest reply of a call, so that it fits a frame with its header.
 const REPLY_BYTES_MAX: usize = PAYLOAD_BYTES_MAX - 1024;
@@ -25,6 +25,8 @@ const TABLE_BYTES_MAX: usize = 1 << 16;
 pub(super) struct Library {
     plugin: &'static Plugin,
     serve: Option<&'static ServeTable>,
+    train: Option<&'static JobTable>,
+    quantize: Option<&'static JobTable>,
     descriptor: Descriptor,
     /// Never closed: the library was opened through it, a panic's backtrace reads it again, and a plugin that closes what is not
     /// its own must not have us close it twice.
@@ -56,11 +58,13 @@ impl Library {
         let plugin = read_plugin(path, plugin)?;
         let descriptor = descriptor::read(path, plugin)?;
         let serve = role_table(path, &descriptor, Role::Serve, plugin.serve, SERVE_FUNCTIONS)?;
-        role_table(path, &descriptor, Role::Train, plugin.train, JOB_FUNCTIONS)?;
-        role_table(path, &descriptor, Role::Quantize, plugin.quantize, JOB_FUNCTIONS)?;
+        let train = role_table(path, &descriptor, Role::Train, plugin.train, JOB_FUNCTIONS)?;
+        let quantize = role_table(path, &descriptor, Role::Quantize, plugin.quantize, JOB_FUNCTIONS)?;
         Ok(Self {
             plugin,
             serve,
+            train,
+            quantize,
             descriptor,
             _file: ManuallyDrop::new(file),
         })
@@ -79,6 +83,12 @@ impl Library {
     /// Returns the table of the role `serve`, if it has the role.
     pub(super) fn serve(&self) -> Option<&'static ServeTable> {
         self.serve
+    }
+
+    /// Returns the table of a job role, if the plugin has the role. `number` is that of [`crate::frame::number_of_role`].
+    pub(super) fn jobs(&self, number: u64) -> Option<&'static JobTable> {
+        let table = |role, table| (number_of_role(role) == number).then_some(table).flatten();
+        table(Role::Train, self.train).or_else(|| table(Role::Quantize, self.quantize))
     }
 
     /// Initializes the plugin, once.

@@ -10,6 +10,7 @@ use witness_plugin_protocol::{Diagnostic, Kind};
 
 use super::EXIT_PANICKED;
 use super::events::{Batch, Sequence, Sequences};
+use super::jobs;
 use super::library::{CallFailure, Library, slice_of};
 use super::link::{Command, Link};
 use crate::frame::{CallHeader, FrameKind, Operation};
@@ -33,8 +34,7 @@ struct Model {
 
 struct Engine<'a> {
     library: &'a Library,
-    serve: &'a ServeTable,
-    link: &'a Link,
+    link: &'a Arc<Link>,
     models: BTreeMap<u64, Model>,
     /// Capacity that travels from batch to batch.
     payload: Vec<u8>,
@@ -43,45 +43,20 @@ struct Engine<'a> {
 
 /// Runs the plugin until the host says stop or the plugin panicked; returns the exit code.
 pub(super) fn run(library: &Library, link: &Arc<Link>, commands: &Receiver<Command>) -> io::Result<u8> {
-    let code = match library.serve() {
-        Some(serve) => {
-            let (models, payload) = (BTreeMap::new(), Vec::new());
-            Engine {
-                library,
-                serve,
-                link,
-                models,
-                payload,
-                has_warned_of_strays: false,
-            }
-            .run(commands)?
-        }
-        None => refuse_all(link, commands)?,
+    let (models, payload) = (BTreeMap::new(), Vec::new());
+    let mut engine = Engine {
+        library,
+        link,
+        models,
+        payload,
+        has_warned_of_strays: false,
     };
+    let code = engine.run(commands)?;
     if code == 0 {
         link.begin(Operation::Shutdown);
         library.shutdown();
     }
     Ok(code)
-}
-
-/// Answers every call of a plugin that does not serve.
-fn refuse_all(link: &Link, commands: &Receiver<Command>) -> io::Result<u8> {
-    while let Ok(command) = commands.recv() {
-        match command {
-            Command::Call { id, header, .. } => {
-                let message = format!(
-                    "this plugin does not have the role `serve`, which `{}` needs",
-                    header.operation.name()
-                );
-                let diagnostic = Diagnostic::new("witness::plugin::no_role", Kind::Unsupported, message);
-                link.send(FrameKind::Failure, id, &[&serde_json::to_vec(&diagnostic)?])?;
-            }
-            Command::Cancel { .. } => {}
-            Command::Stop => break,
-        }
-    }
-    Ok(0)
 }
 
 impl Engine<'_> {
@@ -109,9 +84,14 @@ impl Engine<'_> {
         match command {
             Command::Stop => Ok(Next::Leave(0)),
             Command::Cancel { sequence } => self.cancel(sequence),
-            Command::Call { id, header, body } => {
+            Command::Call { id, header, body, gate } => {
                 self.link.begin(header.operation);
-                let outcome = self.call(id, header, &body);
+                let outcome = match header.operation {
+                    Operation::Plan | Operation::Run => {
+                        jobs::call(self.library, self.link, id, header, &body, gate).map(|reply| (header.model, reply))
+                    }
+                    _ => self.call(id, header, &body),
+                };
                 self.link.progress();
                 match outcome {
                     Ok((model, reply)) => {
@@ -130,7 +110,7 @@ impl Engine<'_> {
 
     /// Makes one call. Returns the model's number and the reply.
     fn call(&mut self, id: u64, header: CallHeader, body: &[u8]) -> Result<(u64, Vec<u8>), CallFailure> {
-        let (serve, mut model, request) = (self.serve, header.model, slice_of(body));
+        let (serve, mut model, request) = (self.serve(header.operation)?, header.model, slice_of(body));
         let reply = self.library.call(header.operation, |reply| {
             // SAFETY: every function of the table was proven not null; `body`, `model` and `reply` outlive the call; all calls are
             // made from this thread, one at a time.
@@ -142,9 +122,13 @@ impl Engine<'_> {
                     Operation::LoadAdapter => (serve.load_adapter)(model, request, reply),
                     Operation::UnloadAdapter => (serve.unload_adapter)(model, request, reply),
                     Operation::Start => (serve.start)(model, id, request, reply),
-                    Operation::Idle | Operation::Open | Operation::Cancel | Operation::Step | Operation::Shutdown => {
-                        witness_plugin_abi::Status::REFUSED
-                    }
+                    Operation::Idle
+                    | Operation::Open
+                    | Operation::Cancel
+                    | Operation::Step
+                    | Operation::Shutdown
+                    | Operation::Plan
+                    | Operation::Run => witness_plugin_abi::Status::REFUSED,
                 }
             }
         })?;
@@ -159,6 +143,17 @@ impl Engine<'_> {
             _ => {}
         }
         Ok((model, reply))
+    }
+
+    /// Returns the table of the role `serve`, which the sequences of this engine come from.
+    fn serve(&self, operation: Operation) -> Result<&'static ServeTable, Box<Diagnostic>> {
+        self.library.serve().ok_or_else(|| {
+            let message = format!(
+                "this plugin does not have the role `serve`, which `{}` needs",
+                operation.name()
+            );
+            Box::new(Diagnostic::new("witness::plugin::no_role", Kind::Unsupported, message))
+        })
     }
 
     /// Drops a model that was unloaded; whoever still listens to it is told.
@@ -193,10 +188,15 @@ impl Engine<'_> {
 
     fn tell_cancelled(&mut self, model: u64, sequence: u64) -> io::Result<Next> {
         self.link.begin(Operation::Cancel);
-        // SAFETY: proven not null; made from the one calling thread.
-        let outcome = self.library.call(Operation::Cancel, |reply| unsafe {
-            (self.serve.cancel)(model, sequence, reply)
-        });
+        let outcome = self
+            .serve(Operation::Cancel)
+            .map_err(CallFailure::from)
+            .and_then(|serve| {
+                // SAFETY: proven not null; made from the one calling thread.
+                self.library.call(Operation::Cancel, |reply| unsafe {
+                    (serve.cancel)(model, sequence, reply)
+                })
+            });
         self.link.progress();
         match outcome {
             Ok(_) => Ok(Next::Go),
@@ -221,7 +221,7 @@ impl Engine<'_> {
     }
 
     fn step(&mut self, number: u64) -> io::Result<Next> {
-        let Some(model) = self.models.get_mut(&number) else {
+        let (Some(model), Some(serve)) = (self.models.get_mut(&number), self.library.serve()) else {
             return Ok(Next::Go);
         };
         self.link.begin(Operation::Step);
@@ -231,7 +231,7 @@ impl Engine<'_> {
         let outcome = self.library.call(Operation::Step, |reply| {
             // SAFETY: proven not null; sink, `running` and `reply` outlive the call, and the batch behind the sink is not touched
             // before it returns.
-            unsafe { (self.serve.step)(number, &raw const sink, &raw mut running, reply) }
+            unsafe { (serve.step)(number, &raw const sink, &raw mut running, reply) }
         });
         model.quiet_steps = if batch.accepted > 0 { 0 } else { model.quiet_steps + 1 };
         let broken = std::mem::take(&mut batch.broken);

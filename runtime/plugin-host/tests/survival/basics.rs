@@ -33,7 +33,7 @@ async fn found_and_answers() {
     let descriptor = found.descriptor().unwrap();
     assert_eq!(
         (descriptor.name.as_str(), descriptor.roles.as_slice()),
-        ("hostile", &[Role::Serve][..])
+        ("hostile", &[Role::Serve, Role::Train][..])
     );
     assert_eq!(found.abi, Some((1, 0)));
     assert!(found.sha256.as_ref().unwrap().starts_with("sha256:"));

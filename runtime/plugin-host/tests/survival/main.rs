@@ -8,6 +8,7 @@
 
 mod basics;
 mod c_plugin;
+mod jobs;
 mod matrix;
 mod orphans;
 mod restart;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         trust::cases(),
         restart::cases(),
         c_plugin::cases(),
+        jobs::cases(),
         orphans::cases(),
         matrix::cases(),
     ];

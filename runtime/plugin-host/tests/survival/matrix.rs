@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::sync::OnceCell;
 use witness_plugin_host::{HostConfig, Worker};
-use witness_plugin_hostile::deeds::{ENTRIES, FATAL, NUISANCE, REPLIES, STEPS};
+use witness_plugin_hostile::deeds::{ENTRIES, FATAL, JOBS, NUISANCE, REPLIES, STEPS};
 use witness_plugin_hostile::mode::Phase;
 
-use crate::stage::{LONG, SHORT, Stage, collect, request, text_of, whole_life};
+use crate::stage::{LONG, SHORT, Stage, collect, job_life, request, text_of, whole_life};
 use crate::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -33,6 +33,9 @@ pub(crate) fn cases() -> Vec<Case> {
         cases.push(case(format!("matrix::step::{deed}"), move || {
             survive(Phase::Step, deed)
         }));
+    }
+    for deed in JOBS {
+        cases.push(case(format!("matrix::run::{deed}"), move || survive(Phase::Run, deed)));
     }
     cases
 }
@@ -60,7 +63,10 @@ async fn survive(phase: Phase, deed: &'static str) {
     let beside = request("emit 200");
     let beside = neighbour.worker.generate(neighbour.model, &beside).await.unwrap();
     let stage = Stage::new();
-    let hangs = matches!(deed, "hang" | "busy" | "flood" | "flood_progress");
+    let hangs = matches!(
+        deed,
+        "hang" | "busy" | "flood" | "flood_progress" | "endless_bad_events"
+    );
     let deadline = if hangs && has_deadline(phase) { SHORT } else { LONG };
     let host = stage.hostile(&format!("{}:{deed}", phase.name()), |config: &mut HostConfig| {
         if hangs {
@@ -70,7 +76,10 @@ async fn survive(phase: Phase, deed: &'static str) {
             }
         }
     });
-    let outcome = whole_life(&stage, &host, deadline).await;
+    let outcome = match phase {
+        Phase::Plan | Phase::Run => job_life(&stage, &host, deadline).await,
+        _ => whole_life(&stage, &host, deadline).await,
+    };
     match (expected(phase, deed), &outcome) {
         (None, Ok(())) => {}
         (Some(expected), Err(diagnostic)) => {
@@ -94,13 +103,16 @@ async fn survive(phase: Phase, deed: &'static str) {
 fn has_deadline(phase: Phase) -> bool {
     matches!(
         phase,
-        Phase::Inspect | Phase::Load | Phase::LoadAdapter | Phase::Shutdown
+        Phase::Inspect | Phase::Load | Phase::LoadAdapter | Phase::Shutdown | Phase::Plan
     )
 }
 
 /// Returns words one of which the error must say; nothing = everything goes well.
 fn expected(phase: Phase, deed: &str) -> Option<&'static [&'static str]> {
-    let returns_value = matches!(phase, Phase::Inspect | Phase::Load | Phase::LoadAdapter | Phase::Start);
+    let returns_value = matches!(
+        phase,
+        Phase::Inspect | Phase::Load | Phase::LoadAdapter | Phase::Start | Phase::Plan | Phase::Run
+    );
     Some(match deed {
         "panic" if phase == Phase::Entry => &["its entry point returned no table"],
         // The SDK fences it, and nobody waits for an answer.
@@ -125,6 +137,8 @@ fn expected(phase: Phase, deed: &str) -> Option<&'static [&'static str]> {
             Phase::Step => &["made no progress in `step` for 0.4 s"],
             Phase::Cancel => &["made no progress in `cancel` for 0.4 s"],
             Phase::Unload => &["made no progress in `unload` for 0.4 s"],
+            Phase::Plan => &["did not finish `plan` within 0.4 s"],
+            Phase::Run => &["made no progress in `run` for 0.4 s"],
         },
         "allocate" => &["asked for more"],
         // The connection is not needed any more.
@@ -171,6 +185,7 @@ fn expected(phase: Phase, deed: &str) -> Option<&'static [&'static str]> {
 
         "flood" => &["it emitted more tokens than the request allows"],
         "flood_progress" => &["made no progress in `step`"],
+        "null_event" if phase == Phase::Run => &["an event is null"],
         "stray" | "null_event" | "small_event" => return None,
         "bad_utf8" => &["its text is not UTF-8"],
         "bad_done" => &["ended an answer with what is no report"],
@@ -181,6 +196,13 @@ fn expected(phase: Phase, deed: &str) -> Option<&'static [&'static str]> {
         "huge_text" => &["its text has 1099511627776 bytes"],
         "null_text" => &["its text is null with a length of 5"],
         "quiet" => &["steps without an event"],
+
+        "flood_events" | "emit_threads" | "late_event" => return None,
+        "bad_event" => &["an event is not JSON"],
+        "array_event" => &["an event is JSON, but no object"],
+        "huge_event" => &["an event has 1099511627776 bytes"],
+        // Such events are no sign of life.
+        "endless_bad_events" => &["made no progress in `run`"],
         other => unreachable!("{other}"),
     })
 }

@@ -86,6 +86,7 @@ async fn untrusted() {
                 &entry,
                 Limits {
                     is_untrusted: true,
+                    is_background: false,
                     ..limits()
                 },
             )

@@ -7,7 +7,7 @@ use std::time::Duration;
 use witness_plugin_host::{GenEvent, Generation, Host, HostConfig, Limits, ModelHandle, PluginEntry, Worker};
 use witness_plugin_protocol::{
     AdapterSpec, Diagnostic, FileRef, GenerateRequest, InspectRequest, LoadAdapterRequest, LoadOptions, LoadRequest,
-    ModelSpec, Prompt, SamplingOptions, UnloadAdapterRequest,
+    ModelSpec, Prompt, Role, SamplingOptions, UnloadAdapterRequest,
 };
 
 /// Longer than anything that is not a hang takes on a busy machine.
@@ -137,6 +137,7 @@ pub(crate) fn limits() -> Limits {
         memory_bytes: Some(MEMORY_BYTES),
         purpose: "a test".into(),
         is_untrusted: false,
+        is_background: false,
     }
 }
 
@@ -217,6 +218,31 @@ pub(crate) async fn whole_life(stage: &Stage, host: &Host, deadline: Duration) -
         .await?;
     worker.unload(model).await?;
     worker.stop(deadline).await
+}
+
+/// Plans a job and runs it in a worker of its own; returns the first error. `deadline` is for the plan.
+pub(crate) async fn job_life(stage: &Stage, host: &Host, deadline: Duration) -> Result<(), Diagnostic> {
+    let worker = start(host).await?;
+    let request = crate::jobs::request(stage, "row\nstep_ms 2\n");
+    // A reply may be any JSON for the worker; who asked reads it as what it should be.
+    let read = |value: serde_json::Value, what: &str| match value.is_object() && value != serde_json::json!({}) {
+        true => Ok(()),
+        false => Err(Diagnostic::new(
+            "test::wrong",
+            witness_plugin_protocol::Kind::Plugin,
+            format!("the {what} cannot be read"),
+        )
+        .hint("none")),
+    };
+    read(worker.plan_job(Role::Train, &request, deadline).await?, "plan")?;
+    let mut job = worker.run_job(Role::Train, &request)?;
+    let mut steps = 0;
+    while let Some(event) = job.next().await {
+        steps += usize::from(event["type"] == "step");
+    }
+    read(job.finish().await?, "reply")?;
+    assert_eq!(steps, 6);
+    worker.stop(LONG).await
 }
 
 /// Returns a diagnostic as one text.
