@@ -97,8 +97,8 @@ impl<'a> Reader<'a> {
                 };
                 self.next_file += 1;
                 let file = File::open(path).map_err(|source| read_error(path, source))?;
-                let name: Arc<str> = path.display().to_string().into();
-                if is_plain_text(path) {
+                let name: Arc<str> = self.sources.name(self.next_file - 1).into();
+                if is_plain_text(Path::new(&*name)) {
                     return self.plain_text(path, name, file).map(Some);
                 }
                 self.open = Some((name, Lines::new(BufReader::new(file), self.options.line_bytes_max)));

@@ -209,9 +209,7 @@ impl Scan<'_> {
     }
 
     fn name(&self, at: LineAt) -> String {
-        let file = self.sources.files.get(at.file as usize);
-        let file = file.map(|file| file.display().to_string()).unwrap_or_default();
-        format!("{file}:{}", at.line)
+        format!("{}:{}", self.sources.name(at.file as usize), at.line)
     }
 
     fn finish(mut self) -> Result<Report, DatasetError> {

@@ -13,9 +13,31 @@ pub struct Sources {
     pub files: Vec<PathBuf>,
     /// Files that were named again; they are read once.
     pub repeated: Vec<PathBuf>,
+    /// What messages call each file, in the order of [`Sources::files`], where that is not its path. A name's ending also says what the
+    /// file holds.
+    pub names: Vec<String>,
 }
 
 impl Sources {
+    /// Makes a data set of files that lie under other names than their own, such as in a store.
+    pub fn named(files: impl IntoIterator<Item = (String, PathBuf)>) -> Self {
+        let (names, files) = files.into_iter().unzip();
+        Self {
+            files,
+            repeated: Vec::new(),
+            names,
+        }
+    }
+
+    /// Returns what messages call a file; empty for an index beyond the last.
+    pub fn name(&self, file: usize) -> String {
+        match (self.names.get(file), self.files.get(file)) {
+            (Some(name), _) => name.clone(),
+            (None, Some(path)) => path.display().to_string(),
+            (None, None) => String::new(),
+        }
+    }
+
     /// Finds the files of each argument, in the order of the arguments. An argument is, the first that holds:
     /// a file; a folder, which stands for every `.jsonl` file below it; a pattern with `*`, `**`, `?` or `[..]`.
     /// The files of one argument are sorted by the bytes of their path, as `sorted(glob.glob(..))` and shells in the C locale do.
