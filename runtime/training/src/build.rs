@@ -361,7 +361,7 @@ fn not_finite(name: &str) -> TrainingError {
 }
 
 /// Returns the shape that a configuration gives a tensor, or nothing for a name that is none of its tensors.
-fn shape_of(config: &DecoderConfig, name: &str) -> Option<Vec<usize>> {
+pub(crate) fn shape_of(config: &DecoderConfig, name: &str) -> Option<Vec<usize>> {
     let d = config.hidden_size;
     let (q, kv, f) = (
         config.n_heads * config.head_dim,

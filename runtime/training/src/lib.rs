@@ -12,7 +12,7 @@
 //! | [`Schedule`], [`Optimizer`] | rates and moments, as Transformers, torch and bitsandbytes compute them |
 //! | [`Trainer`] | the optimizer step, evaluation, resume |
 //! | [`Nf4Matrix`] | weights in 4 bits, as bitsandbytes packs them |
-//! | [`MemoryEstimate`] | how much a run will take |
+//! | [`Census`], [`MemoryEstimate`] | how much there is to train, and how much memory a run will take |
 //! | [`output`] | PEFT directories, whole models, checkpoints on disk |
 //!
 //! Every loop is generic over [`Real`]: f32 trains, f64 proves the gradients by finite differences.
@@ -50,6 +50,7 @@ mod attention;
 mod batch;
 mod blockwise;
 mod build;
+mod census;
 mod decoder;
 mod error;
 mod kernels;
@@ -70,6 +71,7 @@ mod trainer;
 
 pub use batch::{BATCH_TOKENS_MAX, Batch, Sample};
 pub use build::{BuildOptions, RandomWeights, build};
+pub use census::Census;
 pub use decoder::{Decoder, GradientOptions, LOGITS_BYTES_MAX, Recompute};
 pub use error::{Result, TrainingError};
 pub use matmul::Compute;

@@ -86,6 +86,16 @@ impl LoraMethod {
         LoraMethod::from_json(fields.as_object().unwrap_or(&Map::new()))
     }
 
+    /// Returns the configuration: which modules are adapted, with which rank and scale.
+    pub fn config(&self) -> &PeftConfig {
+        &self.config
+    }
+
+    /// Returns the fields of `adapter_config.json`, every default filled in.
+    pub fn fields(&self) -> &Map<String, Value> {
+        &self.written
+    }
+
     pub(crate) fn is_gaussian(&self) -> bool {
         matches!(self.written.get("init_lora_weights"), Some(Value::String(_)))
     }

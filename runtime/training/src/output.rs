@@ -182,7 +182,11 @@ impl<T: Real> Trainer<T> {
 
     /// Starts from the weights of a PEFT directory with the same modules and ranks, DoRA included.
     pub fn read_adapter(&mut self, directory: &Path) -> Result<()> {
-        let weights = SafeTensors::open_file(&directory.join(ADAPTER_WEIGHTS))?;
+        self.take_adapter(&SafeTensors::open_file(&directory.join(ADAPTER_WEIGHTS))?)
+    }
+
+    /// Starts from the weights of an `adapter_model.safetensors` with the same modules and ranks.
+    pub fn take_adapter(&mut self, weights: &SafeTensors) -> Result<()> {
         let adapted = self.adapted_modules();
         let names: Vec<String> = self
             .parameters
