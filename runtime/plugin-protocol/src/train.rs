@@ -8,13 +8,16 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{FileRef, ModelSpec, TrainSettings};
+use crate::{AdapterSpec, FileRef, ModelSpec, TrainSettings};
 
 /// Asks for a run, or for what it would do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainRequest {
     /// The base; no files when [`TrainSettings::scratch`] makes one.
     pub model: ModelSpec,
+    /// Adapter to go on from, in place of a fresh one. Its configuration holds where the settings say nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<AdapterSpec>,
     /// What the adapter's files name as their base.
     #[serde(default)]
     pub base_name: String,
