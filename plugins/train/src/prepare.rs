@@ -1,0 +1,214 @@
+//! Everything that is known before the first step: base, rows, batches, and the plan that tells of them.
+
+use serde_json::{Map, Value};
+use witness_diagnostics::{Diagnostic, Kind};
+use witness_formats::FileSet;
+use witness_formats::safetensors::SafeTensors;
+use witness_plugin_protocol::{Compat, TrainAlternative, TrainPlan, TrainRequest, TrainSettings};
+use witness_template::CivilTime;
+use witness_training::{Census, MemoryEstimate, MemoryRequest, Method, Recompute, Trainer};
+
+use crate::base::{Base, Weights, file_set};
+use crate::batches::{Batches, Extent};
+use crate::data::{self, Data};
+use crate::encode::Encoder;
+use crate::progress::IsStopped;
+use crate::settings;
+
+/// Bytes of one token of the rows: its id and its mark.
+const BYTES_PER_TOKEN: u64 = 5;
+
+/// A run that is ready to start.
+pub(crate) struct Prepared {
+    pub(crate) base: Base,
+    pub(crate) data: Data,
+    pub(crate) settings: TrainSettings,
+    pub(crate) batches: Batches,
+    pub(crate) extent: Extent,
+    pub(crate) method: Method,
+    pub(crate) continued: Option<SafeTensors>,
+    pub(crate) plan: TrainPlan,
+}
+
+/// Opens and counts everything; reads no weights. Returns nothing when it is told to stop. `now` is what templates are told as the time.
+pub(crate) fn prepare(
+    request: &TrainRequest,
+    now: CivilTime,
+    is_stopped: IsStopped<'_>,
+) -> Result<Option<Prepared>, Diagnostic> {
+    settings::check(&request.settings)?;
+    let base = Base::open(&request.model, request.template.as_deref())?;
+    let before_data = settings::resolve(&request.settings, &base.config, usize::MAX);
+    let sequence_len = usize::try_from(before_data.sequence_len.unwrap_or(1)).unwrap_or(usize::MAX);
+    let encoder = Encoder::new(&base.tokenizer, &base.template, &before_data, sequence_len, now)?;
+    let Some(mut data) = data::prepare(request, &encoder, &base.tokenizer, is_stopped)? else {
+        return Ok(None);
+    };
+    let settings = settings::resolve(&request.settings, &base.config, data.validation.samples.len());
+    settings::check(&settings)?;
+    let (continued, fields) = match &request.adapter {
+        Some(adapter) => {
+            let files = file_set(&adapter.files, "adapter")?;
+            (Some(adapter_weights(&files)?), Some(adapter_fields(&files)?))
+        }
+        None => (None, None),
+    };
+    let method = settings::method(&settings, fields.as_ref())?;
+    let batches = Batches::new(&settings, data.train.lengths(), sequence_len)?;
+    let extent = batches.extent(&settings)?;
+    // What cannot be followed is refused before anything is loaded.
+    settings::options(&settings, extent.n_steps)?;
+    let plan = plan(&base, &mut data, &settings, &extent, &method)?;
+    Ok(Some(Prepared {
+        base,
+        data,
+        settings,
+        batches,
+        extent,
+        method,
+        continued,
+        plan,
+    }))
+}
+
+fn adapter_weights(files: &FileSet) -> Result<SafeTensors, Diagnostic> {
+    Ok(SafeTensors::open_one(files, witness_training::output::ADAPTER_WEIGHTS)?)
+}
+
+fn adapter_fields(files: &FileSet) -> Result<Map<String, Value>, Diagnostic> {
+    const BYTES_MAX: u64 = 16 << 20;
+    let name = witness_training::output::ADAPTER_CONFIG;
+    let bytes = files.read(name, BYTES_MAX)?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        Diagnostic::new(
+            "witness::train::bad_adapter",
+            Kind::Invalid,
+            format!("`{name}` of the adapter is no JSON object"),
+        )
+        .cause(error.to_string())
+        .hint("give the adapter's whole PEFT directory")
+    })
+}
+
+impl Prepared {
+    /// Reads the weights.
+    pub(crate) fn trainer(&self) -> Result<Trainer, Diagnostic> {
+        let options = settings::options(&self.settings, self.extent.n_steps)?;
+        let weights = match &self.base.weights {
+            Weights::SafeTensors(weights) => weights,
+            Weights::Gguf(_) => {
+                return Err(crate::error::unsupported(
+                    "training over a GGUF base",
+                    "give the model's Hugging Face directory as the base",
+                ));
+            }
+        };
+        let mut trainer = Trainer::new(&self.base.config, weights, self.method.clone(), options)?;
+        if let Some(adapter) = &self.continued {
+            trainer.take_adapter(adapter)?;
+        }
+        Ok(trainer)
+    }
+}
+
+fn plan(
+    base: &Base,
+    data: &mut Data,
+    settings: &TrainSettings,
+    extent: &Extent,
+    method: &Method,
+) -> Result<TrainPlan, Diagnostic> {
+    let census = Census::of(&base.config, method)?;
+    let n_rows_tokens = data.train.counts.n_tokens + data.validation.counts.n_tokens;
+    let bytes = |n_tokens: u64, recompute: Recompute| {
+        let request = MemoryRequest {
+            n_weights: census.n_weights.saturating_add(census.n_adapter),
+            n_trained: census.n_trained,
+            n_tokens: usize::try_from(n_tokens).unwrap_or(usize::MAX),
+            layer_ranks: census.layer_ranks,
+            recompute,
+        };
+        let run = MemoryEstimate::new(&base.config, request).bytes() as u64;
+        run.saturating_add(BYTES_PER_TOKEN * n_rows_tokens)
+    };
+    let recompute = settings::recompute(settings);
+    let memory_bytes = bytes(extent.batch_tokens_max, recompute);
+    let mut warnings = std::mem::take(&mut data.warnings);
+    warnings.extend(notes(base, settings, extent));
+    Ok(TrainPlan {
+        settings: settings.clone(),
+        architecture: base.config.family.model_type().to_owned(),
+        n_weights: census.n_weights as u64,
+        n_trained: census.n_trained as u64,
+        n_modules: census.n_modules as u64,
+        train: data.train.counts.clone(),
+        validation: data.validation.counts.clone(),
+        n_steps: extent.n_steps,
+        steps_per_epoch: extent.steps_per_epoch,
+        n_tokens: extent.n_tokens,
+        step_tokens_max: extent.step_tokens_max,
+        memory_bytes,
+        alternatives: alternatives(extent, recompute, memory_bytes, &bytes),
+        seconds: None,
+        warnings,
+        preview: std::mem::take(&mut data.preview),
+        data_digest: data.digest.clone(),
+    })
+}
+
+/// Finds changes that take less memory, the one that saves most last.
+fn alternatives(
+    extent: &Extent,
+    recompute: Recompute,
+    memory_bytes: u64,
+    bytes: &dyn Fn(u64, Recompute) -> u64,
+) -> Vec<TrainAlternative> {
+    let mut found = Vec::new();
+    let mut add = |change: String, memory_bytes: u64| found.push(TrainAlternative { change, memory_bytes });
+    let n_tokens = extent.batch_tokens_max;
+    if recompute == Recompute::Nothing {
+        add(
+            "gradient_checkpointing: true".to_owned(),
+            bytes(n_tokens, Recompute::Layers),
+        );
+    }
+    if n_tokens > crate::batches::BATCH_TOKENS as u64 {
+        let shorter = n_tokens.div_ceil(2);
+        add(format!("sequence_len: {shorter}"), bytes(shorter, recompute));
+        if recompute == Recompute::Nothing {
+            let change = format!("gradient_checkpointing: true, sequence_len: {shorter}");
+            add(change, bytes(shorter, Recompute::Layers));
+        }
+    }
+    found.retain(|alternative| alternative.memory_bytes < memory_bytes);
+    found.sort_by_key(|alternative| std::cmp::Reverse(alternative.memory_bytes));
+    found
+}
+
+/// What should be known of the settings.
+fn notes(base: &Base, settings: &TrainSettings, extent: &Extent) -> Vec<String> {
+    let mut notes = Vec::new();
+    let positions = base.config.max_position_embeddings as u64;
+    if let Some(length) = settings.sequence_len.filter(|length| *length > positions) {
+        notes.push(format!(
+            "`sequence_len` is {length}; the base was made for {positions} positions and knows none beyond"
+        ));
+    }
+    if base.template.is_plain {
+        notes
+            .push("the base has no chat template: the texts of a conversation are put one behind the other".to_owned());
+    }
+    if settings.compat == Some(Compat::Guide) {
+        notes.push(format!(
+            "as the guide's script does, text begins with a second BOS where the template has one, all of the conversation is learned, and `{}`, which ends every turn, is not",
+            base.tokenizer.eos_token()
+        ));
+    }
+    let warmup = settings::warmup_steps(settings, extent.n_steps);
+    if warmup == 1 && extent.n_steps == 1 {
+        notes.push(
+            "the run has one step, and the first step of a warm-up has the rate 0: nothing will be learned".to_owned(),
+        );
+    }
+    notes
+}

@@ -1,0 +1,83 @@
+//! What a run makes: a PEFT directory, or the files of a whole model that loads by itself.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+use witness_diagnostics::Diagnostic;
+use witness_plugin_protocol::{SaveDtype, TrainMethod, TrainProduct, TrainSettings};
+use witness_training::Trainer;
+
+use crate::base::Base;
+use crate::error::{internal, io, unsupported};
+use crate::folder::{copy_file, write_json};
+
+/// The configuration of a whole model, of which the storage type is changed.
+const CONFIG: &str = "config.json";
+
+/// Says what a run makes.
+pub(crate) fn kind(settings: &TrainSettings) -> TrainProduct {
+    match settings.method {
+        TrainMethod::Full => TrainProduct::Model,
+        TrainMethod::Lora | TrainMethod::Qlora => TrainProduct::Adapter,
+    }
+}
+
+/// What is written.
+pub(crate) struct Contents<'a> {
+    pub(crate) trainer: &'a Trainer,
+    pub(crate) base: &'a Base,
+    pub(crate) settings: &'a TrainSettings,
+    /// What an adapter names as its base.
+    pub(crate) base_name: &'a str,
+}
+
+impl Contents<'_> {
+    /// Writes the product's files into a directory in the making.
+    pub(crate) fn write(&self, directory: &Path) -> Result<(), Diagnostic> {
+        match kind(self.settings) {
+            TrainProduct::Adapter => {
+                let base_name = Some(self.base_name).filter(|name| !name.is_empty());
+                Ok(self.trainer.write_adapter(directory, base_name)?)
+            }
+            TrainProduct::Model => self.write_model(directory),
+        }
+    }
+
+    fn write_model(&self, directory: &Path) -> Result<(), Diagnostic> {
+        if self.settings.save_dtype == SaveDtype::BF16 {
+            return Err(unsupported("`save_dtype: BF16`", "set `save_dtype: F32`"));
+        }
+        self.trainer.write_model(directory)?;
+        for file in &self.base.companions {
+            let target = directory.join(&file.name);
+            if let Some(parent) = target.parent() {
+                std::fs::create_dir_all(parent).map_err(|error| io("created", parent, &error))?;
+            }
+            if file.name == CONFIG {
+                write_json(&target, &self.config(&file.path)?)?;
+            } else {
+                copy_file(&file.path, &target)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the base's configuration with the storage type that is written.
+    fn config(&self, path: &Path) -> Result<Map<String, Value>, Diagnostic> {
+        let bytes = std::fs::read(path).map_err(|error| io("read", path, &error))?;
+        let config = serde_json::from_slice::<Map<String, Value>>(&bytes);
+        let mut config =
+            config.map_err(|error| internal(format!("`{CONFIG}` was read before and now is not: {error}")))?;
+        let dtype = json!(match self.settings.save_dtype {
+            SaveDtype::F32 => "float32",
+            SaveDtype::BF16 => "bfloat16",
+        });
+        let key = if config.contains_key("torch_dtype") {
+            "torch_dtype"
+        } else {
+            "dtype"
+        };
+        config.insert(key.to_owned(), dtype);
+        Ok(config)
+    }
+}
