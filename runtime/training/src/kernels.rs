@@ -11,6 +11,7 @@ mod norm;
 use pulp::Arch;
 use rayon::prelude::*;
 
+use crate::product::{Isa, Level};
 use crate::real::Real;
 
 pub(crate) use activation::{swiglu, swiglu_backward};
@@ -24,7 +25,10 @@ pub(crate) const TASK_ELEMENTS: usize = 16_384;
 /// the oldest processors (measured: exponentials 4 ns each instead of below 1).
 #[inline(always)]
 pub(crate) fn vectorised<R>(run: impl FnOnce() -> R) -> R {
-    Arch::new().dispatch(run)
+    match Isa::current().level() {
+        Level::Scalar => run(),
+        _ => Arch::new().dispatch(run),
+    }
 }
 
 /// Returns how many rows of a width one task takes.
