@@ -40,6 +40,20 @@ pub enum TokenizerError {
         /// The name of the kind.
         model: String,
     },
+    /// An option of a tokenizer's training contradicts another or a limit.
+    #[error("`{name}` of the new tokenizer cannot be so: {problem}")]
+    Option {
+        /// The option.
+        name: &'static str,
+        /// What it is and what it may be.
+        problem: String,
+    },
+    /// A tokenizer could not be trained.
+    #[error("the tokenizer cannot be trained: {problem}")]
+    Train {
+        /// What was in the way.
+        problem: String,
+    },
     /// The text is longer than one call accepts.
     #[error("the text has {found} bytes, beyond the limit of {limit} for one call")]
     TextTooLong {
@@ -93,6 +107,12 @@ impl From<TokenizerError> for Diagnostic {
                 Diagnostic::new("witness::tokenizer::unsupported", Kind::Unsupported, message)
                     .hint("supported are `gpt2`, `llama`, `bert`, `gemma4` and `t5` vocabularies in GGUF, and `tokenizer.json`")
             }
+            TokenizerError::Option { name, .. } => {
+                Diagnostic::new("witness::tokenizer::option", Kind::Invalid, message)
+                    .hint(format!("change `{name}` among the tokenizer's settings"))
+            }
+            TokenizerError::Train { .. } => Diagnostic::new("witness::tokenizer::train", Kind::Invalid, message)
+                .hint("look at the rows: they must hold text, and enough of it for the vocabulary that is asked for"),
             TokenizerError::TextTooLong { .. } => {
                 Diagnostic::new("witness::tokenizer::text_too_long", Kind::Invalid, message)
                     .hint("send a shorter prompt")

@@ -1,10 +1,11 @@
 //! Text to tokens and back, for every kind of tokenizer that a model may bring.
 //!
 //! What: [`Tokenizer`] loads a Hugging Face directory or the vocabulary inside a GGUF file, encodes text, and decodes tokens one at a
-//! time without ever cutting a character. What not: no chat templates, no sampling, no network; it reads bytes that it is given.
+//! time without ever cutting a character; [`train`] makes a new one from text. What not: no chat templates, no sampling, no network; it
+//! reads bytes that it is given.
 //!
 //! Layout: [`Tokenizer`] joins an engine (`bpe`, `sentencepiece`, `unigram`, `wordpiece`, or the `tokenizers` crate behind `hf`), a `vocabulary`,
-//! the set of `special` tokens and a way to `decode`. `gguf` and `hf` load; `families` and `split` cut text into words.
+//! the set of `special` tokens and a way to `decode`. `gguf` and `hf` load, `train` makes; `families` and `split` cut text into words.
 //!
 //! **Invariant:** any file gives a tokenizer or an error, any text gives tokens or an error: no panic, no work beyond
 //! `O(n log n)` in the text for vocabularies from GGUF, and no memory beyond a small multiple of the file.
@@ -24,6 +25,7 @@ mod tokenizer;
 
 mod gguf;
 mod hf;
+mod train;
 
 mod bpe;
 mod sentencepiece;
@@ -46,4 +48,5 @@ pub use decode::DecodeStream;
 pub use error::TokenizerError;
 pub use hf::HfFiles;
 pub use tokenizer::{Encode, TEXT_BYTES_MAX, Tokenizer};
+pub use train::{TrainOptions, TrainedTokenizer, WordRule, train};
 pub use vocabulary::TokenKind;
