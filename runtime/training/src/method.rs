@@ -28,12 +28,14 @@ pub struct LoraMethod {
 impl LoraMethod {
     /// Takes the fields of PEFT's LoraConfig, as `adapter_config.json` spells them. `peft_type` and `task_type` may be left out.
     ///
-    /// Refuses what cannot be trained exactly: another initialisation than PEFT's default or `gaussian`, a bias of B, DoRA together with dropout.
+    /// Refuses what cannot be trained exactly: another initialisation than PEFT's default or `gaussian`, a bias of B, DoRA together with dropout. And what PEFT
+    /// would not load: layers chosen beside a pattern of modules.
     pub fn from_json(fields: &Map<String, Value>) -> Result<LoraMethod> {
         let mut written = defaults();
         for (key, value) in fields {
             written.insert(key.clone(), value.clone());
         }
+        name_targets_of_layers(&mut written)?;
         let is_dora = written.get("use_dora").and_then(Value::as_bool).unwrap_or(false);
         let mut read = written.clone();
         read.insert("use_dora".to_owned(), Value::Bool(false));
@@ -110,6 +112,33 @@ impl LoraMethod {
                 Bias::LoraOnly => has_lora,
             };
         is_bias || self.config.saves_module(module)
+    }
+}
+
+/// Makes a list of `all-linear` where layers are chosen: PEFT takes those beside a list of modules only.
+fn name_targets_of_layers(fields: &mut Map<String, Value>) -> Result<()> {
+    const LINEARS: [&str; 7] = [
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    ];
+    if matches!(fields.get("layers_to_transform"), None | Some(Value::Null)) {
+        return Ok(());
+    }
+    match fields.get("target_modules") {
+        Some(Value::String(targets)) if targets == "all-linear" => {
+            fields.insert("target_modules".to_owned(), json!(LINEARS));
+            Ok(())
+        }
+        Some(Value::String(pattern)) => Err(TrainingError::unsupported(
+            format!("`layers_to_transform` beside the pattern `{pattern}` of `target_modules`"),
+            "name the modules in a list, or write the layers into the pattern: PEFT loads no adapter that has both",
+        )),
+        _ => Ok(()),
     }
 }
 

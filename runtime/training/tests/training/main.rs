@@ -6,5 +6,6 @@ mod gradients;
 mod nf4;
 mod optimizers;
 mod oracle;
+mod peft;
 mod runs;
 mod support;

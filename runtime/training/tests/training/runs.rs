@@ -218,6 +218,7 @@ fn what_cannot_be_trained_is_refused() {
         json!({"target_modules": ["q_proj"], "lora_dropout": 1.0}),
         json!({"target_modules": ["q_proj"], "init_lora_weights": "pissa"}),
         json!({"target_modules": ["q_proj"], "lora_bias": true}),
+        json!({"target_modules": ".*q_proj", "layers_to_transform": [0]}),
     ] {
         assert!(witness_training::LoraMethod::from_json(fields.as_object().unwrap()).is_err());
     }

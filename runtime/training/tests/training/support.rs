@@ -22,8 +22,8 @@ pub(crate) fn reference(path: &str) -> Option<PathBuf> {
     found
 }
 
-/// Returns a configuration of a few thousand weights; `changes` are fields of config.json.
-pub(crate) fn tiny(model_type: &str, changes: Value) -> DecoderConfig {
+/// Returns the config.json of a model of a few thousand weights; `changes` are fields of it.
+pub(crate) fn config_json(model_type: &str, changes: &Value) -> Value {
     let mut config = json!({
         "model_type": model_type, "vocab_size": 23, "hidden_size": 12, "intermediate_size": 10, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
@@ -32,6 +32,12 @@ pub(crate) fn tiny(model_type: &str, changes: Value) -> DecoderConfig {
     for (key, value) in changes.as_object().unwrap() {
         config[key] = value.clone();
     }
+    config
+}
+
+/// Returns a configuration of a few thousand weights; `changes` are fields of config.json.
+pub(crate) fn tiny(model_type: &str, changes: Value) -> DecoderConfig {
+    let config = config_json(model_type, &changes);
     let parsed = HfConfig::parse("config.json", config.to_string().as_bytes()).unwrap();
     parsed.decoder().unwrap()
 }
