@@ -63,6 +63,7 @@ impl Engine for Wire {
                 memory_bytes: Some(self.inspect_memory_bytes),
                 purpose: "looking into a new model".into(),
                 is_untrusted: true,
+                is_background: false,
             };
             let worker = self.host.start(&entry, limits).await?;
             let reply = worker.inspect(request, self.inspect_timeout).await;
