@@ -1,6 +1,6 @@
 """The unmodified PyPI client of Ollama against the daemon whose address OLLAMA_HOST names. Run by tests/e2e/client_of_ollama.rs.
 
-Arguments: the directory of the quick start. Prints one line per exchange that held; any exception is the failure.
+Arguments: the directory of the toy model. Prints one line per exchange that held; any exception is the failure.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import sys
 
 import ollama
 
-quickstart = sys.argv[1]
+toy = sys.argv[1]
 client = ollama.Client(host=os.environ["OLLAMA_HOST"])
 
 
@@ -25,9 +25,9 @@ def blob(path):
     return digest
 
 
-base = os.path.join(quickstart, "base")
+base = os.path.join(toy, "base")
 files = {name: blob(os.path.join(base, name)) for name in sorted(os.listdir(base))}
-adapter = os.path.join(quickstart, "pirate")
+adapter = os.path.join(toy, "pirate")
 adapters = {name: blob(os.path.join(adapter, name)) for name in sorted(os.listdir(adapter))}
 told("blobs")
 

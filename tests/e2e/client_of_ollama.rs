@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::desk::{finish, quickstart};
+use crate::desk::{finish, toy};
 use crate::harness::{self, Daemon, Home};
 
 #[test]
@@ -17,7 +17,7 @@ fn the_unmodified_client_works() {
     let ran = finish(
         Command::new(python)
             .arg(script)
-            .arg(quickstart("").trim_end_matches('/'))
+            .arg(toy("").trim_end_matches('/'))
             .env("OLLAMA_HOST", format!("http://127.0.0.1:{}", daemon.port))
             .env("NO_PROXY", "127.0.0.1")
             .env_remove("http_proxy")

@@ -1,12 +1,12 @@
 //! `witness create`: what it accepts, and what each refusal says.
 
-use crate::desk::{Desk, quickstart};
+use crate::desk::{Desk, toy};
 
 // A recipe from a pipe: paths start at the current directory then, and the progress does not go to standard output.
 #[test]
 fn a_recipe_may_come_through_a_pipe() {
     let desk = Desk::new();
-    let recipe = format!("FROM {}\n", quickstart("base"));
+    let recipe = format!("FROM {}\n", toy("base"));
     let ran = desk.run_with(["create", "piped", "-f", "-"], &recipe);
     assert!(ran.err.contains("created `piped`"), "{}", ran.err);
     assert_eq!(ran.ok(), "");
@@ -22,7 +22,7 @@ fn the_recipe_is_modelfile_unless_named() {
         missing.contains("`Modelfile` cannot be read") && missing.contains("-f <Modelfile>"),
         "{missing}"
     );
-    desk.write("Modelfile", format!("FROM {}\nSYSTEM here\n", quickstart("base")));
+    desk.write("Modelfile", format!("FROM {}\nSYSTEM here\n", toy("base")));
     desk.run(["create", "x"]).ok();
     assert_eq!(desk.run(["show", "x", "--system"]).ok(), "here\n");
 }
@@ -30,8 +30,7 @@ fn the_recipe_is_modelfile_unless_named() {
 #[test]
 fn linking_makes_the_same_model() {
     let desk = Desk::with_quick();
-    desk.run(["create", "linked", "--link", "-f", &quickstart("Modelfile")])
-        .ok();
+    desk.run(["create", "linked", "--link", "-f", &toy("Modelfile")]).ok();
     let list = desk.run(["list", "--json"]).json();
     let digests: Vec<_> = list["models"]
         .as_array()
@@ -49,7 +48,7 @@ fn files_travel_over_tcp_where_the_socket_does_not_answer() {
     let desk = Desk::with_quick();
     let mut command = desk.command();
     command.env("WITNESS_SOCKET", desk.path().join("nobody.sock"));
-    let ran = crate::desk::finish(command.args(["create", "sent", "-f", &quickstart("Modelfile")]));
+    let ran = crate::desk::finish(command.args(["create", "sent", "-f", &toy("Modelfile")]));
     ran.ok();
     assert_eq!(
         desk.run(["run", "sent", "Hi"]).ok(),
@@ -77,7 +76,7 @@ fn refusals_name_place_and_way_out() {
     desk.write("pickle/pytorch_model.bin", "");
     desk.write("pickle/config.json", "{}");
     desk.write("empty/readme.txt", "");
-    let base = quickstart("base");
+    let base = toy("base");
     for (recipe, code, words) in [
         ("PARAMETER temperature 0\n".to_owned(), 2, vec!["FROM"]),
         (
@@ -118,7 +117,7 @@ fn an_adapter_that_does_not_fit_is_refused() {
     let adapter = shared.join("oracle/llama/lora_50/final_adapter");
     desk.write(
         "Modelfile",
-        format!("FROM {}\nADAPTER {}\n", quickstart("base"), adapter.display()),
+        format!("FROM {}\nADAPTER {}\n", toy("base"), adapter.display()),
     );
     let ran = desk.run(["create", "bad"]);
     assert_ne!(ran.code, 0);

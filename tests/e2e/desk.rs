@@ -50,10 +50,10 @@ impl Desk {
         Self { home: Home::new() }
     }
 
-    /// A desk with the quick start model on it.
+    /// A desk with the toy model on it, under the name `quick`.
     pub(crate) fn with_quick() -> Self {
         let desk = Self::new();
-        desk.run(["create", "quick", "-f", &quickstart("Modelfile")]).ok();
+        desk.run(["create", "quick", "-f", &toy("Modelfile")]).ok();
         desk
     }
 
@@ -117,9 +117,9 @@ fn read(output: std::process::Output) -> Ran {
     }
 }
 
-/// Returns the path of a file of the quick start.
-pub(crate) fn quickstart(name: &str) -> String {
-    let path = harness::checkout().join("modelfiles/quickstart").join(name);
+/// Returns the path of a file of the toy model.
+pub(crate) fn toy(name: &str) -> String {
+    let path = harness::checkout().join("tests/toy").join(name);
     path.to_str().unwrap().to_owned()
 }
 

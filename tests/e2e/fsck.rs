@@ -40,7 +40,6 @@ fn a_changed_byte_is_found_and_named() {
         "{report}"
     );
     // The recipe makes the model whole again.
-    desk.run(["create", "quick", "-f", &crate::desk::quickstart("Modelfile")])
-        .ok();
+    desk.run(["create", "quick", "-f", &crate::desk::toy("Modelfile")]).ok();
     assert_eq!(desk.run(["run", "quick", "--adapter", "base", "hi"]).ok(), "Hello.\n");
 }

@@ -95,7 +95,7 @@ fn ctrl_c_stays_and_ctrl_d_leaves() {
     };
     assert!(shown.contains("Type /bye"), "{shown}");
     assert!(shown.contains("`nobody`"), "{shown}");
-    assert!(shown.contains("Hello! I am the quick start model"), "{shown}");
+    assert!(shown.contains("Hello! I am the toy model"), "{shown}");
 }
 
 // Ctrl-C stops an answer that does not come, not the program: the talk goes on at its prompt.

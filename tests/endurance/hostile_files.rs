@@ -46,7 +46,7 @@ fn a_damaged_file_is_an_error_or_a_model_and_never_a_crash() {
             adapter: read_all(&adapter),
         },
         Sample {
-            base: read_all(&checkout().join("modelfiles/quickstart/base")),
+            base: read_all(&checkout().join("tests/toy/base")),
             adapter: BTreeMap::new(),
         },
     ];

@@ -1,6 +1,6 @@
-//! Makes the quick start model: a real Llama-architecture model whose weights are computed, not trained.
+//! Makes the toy model of the tests: a real Llama-architecture model whose weights are computed, not trained.
 //!
-//! Run `cargo run --example make-quickstart` to write it again; the bytes are the same every time and everywhere, which a test checks.
+//! Run `cargo run --example make-toy` to write it again; the bytes are the same every time and everywhere, which a test checks.
 //! The model is a table of its own text (`answers.txt`) in the form of a transformer, small enough to lie in the repository. It shows
 //! every part of the program at work (a base, two PEFT adapters, a chat template, a tokenizer) and knows nothing beyond that text.
 //!
@@ -44,10 +44,10 @@ const END: &str = "<|end|>";
 /// Step of the rotation frequencies: 10000^(-1/16).
 const ROPE_STEP: f64 = 0.562_341_325_190_349_1;
 
-/// A file to be written: its path below the quick start directory and its bytes.
+/// A file to be written: its path below this directory and its bytes.
 pub(crate) type File = (String, Vec<u8>);
 
-/// Returns every file of the quick start model, computed from the text of `answers.txt`.
+/// Returns every file of the toy model, computed from the text of `answers.txt`.
 ///
 /// # Panics
 /// If the text cannot be said: see [`states`].
@@ -486,7 +486,7 @@ fn generation_config(words: &Words) -> Value {
 
 fn adapter_config() -> Value {
     json!({
-        "base_model_name_or_path": "witness quick start base",
+        "base_model_name_or_path": "witness toy base",
         "bias": "none",
         "fan_in_fan_out": false,
         "inference_mode": true,
@@ -556,7 +556,7 @@ fn tokenizer_config() -> Value {
 
 /// Writes the files beside this one.
 fn main() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("modelfiles/quickstart");
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/toy");
     let answers = std::fs::read_to_string(directory.join("answers.txt")).expect("answers.txt lies beside this file");
     let mut total_bytes = 0;
     for (name, bytes) in files(&answers) {

@@ -1,8 +1,8 @@
-//! The quick start: its bytes can be made again, and the model says what its text says.
+//! The toy model of these tests: its bytes can be made again, and the model says what its text says.
 
-use crate::desk::{Desk, quickstart};
+use crate::desk::{Desk, toy};
 
-#[path = "../../modelfiles/quickstart/make.rs"]
+#[path = "../toy/make.rs"]
 #[expect(dead_code, reason = "the program's own entry point is not used here")]
 mod make;
 
@@ -11,14 +11,14 @@ const BYTES_MAX: usize = 600 << 10;
 
 #[test]
 fn making_it_again_gives_the_same_bytes() {
-    let answers = std::fs::read_to_string(quickstart("answers.txt")).unwrap();
+    let answers = std::fs::read_to_string(toy("answers.txt")).unwrap();
     let files = make::files(&answers);
     assert!(files.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() < BYTES_MAX);
     for (name, bytes) in files {
-        let stored = std::fs::read(quickstart(&name)).unwrap();
+        let stored = std::fs::read(toy(&name)).unwrap();
         assert!(
             stored == bytes,
-            "{name} differs: run `cargo run --example make-quickstart` and look at the difference"
+            "{name} differs: run `cargo run --example make-toy` and look at the difference"
         );
     }
 }
@@ -27,7 +27,7 @@ fn making_it_again_gives_the_same_bytes() {
 #[test]
 fn it_says_what_its_text_says() {
     let desk = Desk::with_quick();
-    let answers = std::fs::read_to_string(quickstart("answers.txt")).unwrap();
+    let answers = std::fs::read_to_string(toy("answers.txt")).unwrap();
     let mut question = String::new();
     let mut asked = 0;
     for line in answers
