@@ -8,4 +8,5 @@ mod optimizers;
 mod oracle;
 mod peft;
 mod runs;
+mod script;
 mod support;
