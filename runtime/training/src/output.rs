@@ -28,6 +28,9 @@ pub const TRAINER_STATE: &str = "trainer_state.safetensors";
 const STATE_VERSIONS: [&str; 2] = ["1", "2"];
 const STATE_OPTIMIZER_BEFORE: &str = "adamw";
 
+/// The most steps that a run may have made: far beyond any, and countable in an f64.
+const STEPS_MAX: u64 = 1 << 53;
+
 /// A named tensor about to be written.
 struct Tensor<'a, T> {
     name: String,
@@ -153,7 +156,8 @@ impl<T: Real> Trainer<T> {
             }
         }
         let step = said("step").parse();
-        let step: u64 = step.map_err(|_| TrainingError::State(format!("its step is `{}`", said("step"))))?;
+        let step: Option<u64> = step.ok().filter(|step| *step <= STEPS_MAX);
+        let step = step.ok_or_else(|| TrainingError::State(format!("its step is `{}`", said("step"))))?;
         let saved = |parameter| SavedArrays {
             state: &state,
             parameter,
@@ -185,7 +189,7 @@ impl<T: Real> Trainer<T> {
         self.take_adapter(&SafeTensors::open_file(&directory.join(ADAPTER_WEIGHTS))?)
     }
 
-    /// Starts from the weights of an `adapter_model.safetensors` with the same modules and ranks.
+    /// Starts from the weights of an `adapter_model.safetensors` with the same modules and ranks. Nothing changes when it does not fit.
     pub fn take_adapter(&mut self, weights: &SafeTensors) -> Result<()> {
         let adapted = self.adapted_modules();
         let names: Vec<String> = self
@@ -200,9 +204,16 @@ impl<T: Real> Trainer<T> {
                 names.len()
             )));
         }
+        let mut read = Vec::with_capacity(names.len());
         for name in names {
-            let tensor = weights.require(&peft_name(&name, &adapted))?;
-            self.parameters.set(&name, tensor.shape(), &tensor.to_f32()?)?;
+            let peft_name = peft_name(&name, &adapted);
+            let tensor = weights.require(&peft_name)?;
+            let values = finite(&peft_name, tensor)?;
+            self.parameters.check_shape(&name, tensor.shape())?;
+            read.push((name, tensor.shape(), values));
+        }
+        for (name, shape, values) in read {
+            self.parameters.set(&name, shape, &values)?;
         }
         Ok(())
     }
@@ -248,8 +259,9 @@ impl SavedArrays<'_> {
         }
         if tensor.dtype() != dtype {
             return Err(TrainingError::State(format!(
-                "tensor `{name}` is of type {:?}, expected {dtype:?}",
-                tensor.dtype()
+                "tensor `{name}` is of type {}, expected {}",
+                tensor.dtype().name(),
+                dtype.name()
             )));
         }
         Ok(tensor)
@@ -263,11 +275,25 @@ impl<T: Real> ArraySource<T> for SavedArrays<'_> {
     }
 
     fn f32(&self, kind: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        Ok(self.tensor(kind, Dtype::F32, shape)?.to_f32()?)
+        finite(
+            &format!("{kind}/{}", self.parameter),
+            self.tensor(kind, Dtype::F32, shape)?,
+        )
     }
 
     fn u8(&self, kind: &str, shape: &[usize]) -> Result<Vec<u8>> {
         Ok(self.tensor(kind, Dtype::U8, shape)?.bytes().to_vec())
+    }
+}
+
+/// Returns a tensor's values, which must all be finite.
+fn finite(name: &str, tensor: &TensorRef) -> Result<Vec<f32>> {
+    let values = tensor.to_f32()?;
+    match values.iter().all(|value| value.is_finite()) {
+        true => Ok(values),
+        false => Err(TrainingError::State(format!(
+            "tensor `{name}` holds numbers that are not finite"
+        ))),
     }
 }
 

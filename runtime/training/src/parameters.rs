@@ -183,7 +183,16 @@ impl<T: Real> Parameters<T> {
 
     /// Sets a trained parameter to values of the same shape.
     pub fn set(&mut self, name: &str, shape: &[usize], values: &[f32]) -> Result<()> {
-        let Some(parameter) = self.named_mut(name).filter(|parameter| parameter.is_trained) else {
+        self.check_shape(name, shape)?;
+        if let Some(parameter) = self.named_mut(name) {
+            parameter.values = values.iter().map(|value| T::from_f32(*value)).collect();
+        }
+        Ok(())
+    }
+
+    /// Says whether there is a trained parameter of a name and shape.
+    pub(crate) fn check_shape(&self, name: &str, shape: &[usize]) -> Result<()> {
+        let Some(parameter) = self.trained().find(|parameter| parameter.name == name) else {
             return Err(TrainingError::MissingTensor { name: name.to_owned() });
         };
         if parameter.shape != shape {
@@ -193,7 +202,6 @@ impl<T: Real> Parameters<T> {
                 expected: parameter.shape.clone(),
             });
         }
-        parameter.values = values.iter().map(|value| T::from_f32(*value)).collect();
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "in tests a panic is the report")]
 
 mod gradients;
+mod hostile;
 mod nf4;
 mod optimizers;
 mod oracle;
