@@ -122,6 +122,9 @@ pub struct ShowWitness {
     /// Version of the program that the model needs at least.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requires: Option<String>,
+    /// The training run that made it: its id as `run`, base and data digests, settings, seed, versions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub training: Option<Map<String, Value>>,
     /// Files of the base: name and digest.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<(String, String)>,

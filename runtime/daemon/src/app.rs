@@ -10,6 +10,7 @@ use witness_settings::Settings;
 use crate::contexts::Contexts;
 use crate::engine::Engine;
 use crate::guard::Guard;
+use crate::jobs::Jobs;
 use crate::models::handle::Models;
 use crate::models::library::Library;
 
@@ -22,6 +23,7 @@ pub(crate) struct App {
     pub(crate) library: Arc<Library>,
     pub(crate) models: Models,
     pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) jobs: Arc<Jobs>,
     pub(crate) guard: Guard,
     /// Exchanges that `/api/generate` can continue.
     pub(crate) contexts: Arc<Contexts>,

@@ -7,11 +7,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use witness_api::PluginReport;
-use witness_diagnostics::Diagnostic;
+use witness_diagnostics::{Diagnostic, Kind};
 use witness_plugin_protocol::{
     AdapterSpec, Alternative, Done, GenerateRequest, InspectReply, InspectRequest, LoadAdapterReply, LoadReply,
-    LoadRequest, ModelSpec, Started,
+    LoadRequest, ModelSpec, Started, TrainRequest,
 };
 
 /// A boxed future: the trait below is used as an object.
@@ -31,12 +32,53 @@ pub trait Engine: Send + Sync + 'static {
         architecture: &'a str,
         purpose: &'a str,
     ) -> Boxed<'a, Result<LoadedBase, Diagnostic>>;
+    /// Asks what a training run would do and take, in a worker of its own. Returns the plugin's name with the plan.
+    fn plan_training<'a>(
+        &'a self,
+        _request: &'a TrainRequest,
+        _architecture: &'a str,
+    ) -> Boxed<'a, Result<(String, Value), Diagnostic>> {
+        Box::pin(async { Err(no_training()) })
+    }
+    /// Starts a training run in a worker of its own, behind all other work of the machine.
+    fn train<'a>(
+        &'a self,
+        _request: &'a TrainRequest,
+        _architecture: &'a str,
+        _purpose: &'a str,
+    ) -> Boxed<'a, Result<Box<dyn Training>, Diagnostic>> {
+        Box::pin(async { Err(no_training()) })
+    }
     /// Lists plugin files.
     fn plugins(&self) -> Boxed<'_, Vec<PluginReport>>;
     /// Checks one plugin file.
     fn check(&self, path: PathBuf) -> Boxed<'_, PluginReport>;
     /// Returns where plugins are looked for.
     fn directories(&self) -> Vec<PathBuf>;
+}
+
+fn no_training() -> Diagnostic {
+    Diagnostic::new(
+        "witness::daemon::no_training",
+        Kind::Unsupported,
+        "this engine does not train",
+    )
+}
+
+/// A training run in its worker. Dropping it ends the worker.
+pub trait Training: Send {
+    /// Waits for the next event, a JSON object; nothing after the last, or when the worker is gone. The run waits until it is taken.
+    fn next(&mut self) -> Boxed<'_, Option<Value>>;
+    /// Asks the run to save and end.
+    fn stop(&self);
+    /// Ends the worker at once.
+    fn kill(&self);
+    /// Waits for the end and returns the reply, or why there is none.
+    fn finish(self: Box<Self>) -> Boxed<'static, Result<Value, Diagnostic>>;
+    /// Returns the process id.
+    fn pid(&self) -> u32;
+    /// Returns the name of the plugin.
+    fn plugin(&self) -> String;
 }
 
 /// A worker process with one loaded base.

@@ -2,7 +2,7 @@
 //!
 //! Map, in the order of a request: `server` (connections and their limits) -> `guard` (who may) -> `routes` (one file an API) -> `turn` (a
 //! request for an answer, checked and placed) -> `models` (what is stored, what is loaded) -> `engine` (whoever computes; `wire` is the
-//! plugin host) -> `answer` (events to lines). `create` makes models. `limits` holds every bound.
+//! plugin host) -> `answer` (events to lines). `create` makes models, `jobs` trains them. `limits` holds every bound.
 //!
 //! **Invariants**
 //! - No tensor, token or kernel runs in this process, no library is opened, no model file is read (but its first eight bytes, to choose a
@@ -20,6 +20,7 @@ mod contexts;
 mod create;
 mod engine;
 mod guard;
+mod jobs;
 mod limits;
 mod memory;
 mod modelfile;
@@ -50,10 +51,11 @@ use witness_registry::{OpenOptions, Registry};
 use witness_scheduler::{Config, Scheduler};
 use witness_settings::Settings;
 
-pub use engine::{Answer, Boxed, Engine, Event, Events, LoadedBase, Worker};
+pub use engine::{Answer, Boxed, Engine, Event, Events, LoadedBase, Training, Worker};
 
 use app::App;
 use guard::Guard;
+use jobs::Jobs;
 use models::handle::Models;
 use models::library::{Library, blocking};
 use socket::SocketFile;
@@ -198,6 +200,7 @@ impl Daemon {
             guard: Guard::new(settings.origins.clone(), address.ip().is_loopback()),
             models: Models::start(scheduler, Arc::clone(&engine), registry.clone()),
             library: Arc::new(Library::new(registry, Arc::clone(&engine))),
+            jobs: Arc::new(Jobs::new(settings.runs.clone())),
             engine,
             contexts: Arc::default(),
             shutdown: CancellationToken::new(),

@@ -46,6 +46,22 @@ pub(crate) const WORKER_GRACE: Duration = Duration::from_secs(2);
 pub(crate) const CHUNK_BYTES_MAX: usize = 16 << 10;
 /// Share of the machine's memory that models may take when no budget is set, in percent.
 pub(crate) const MEMORY_SHARE_PERCENT: u64 = 80;
+/// Training runs that wait for the one that runs.
+pub(crate) const TRAIN_QUEUE_MAX: usize = 16;
+/// Training runs that are kept. Each is a directory; their beginnings are read at the first question about any.
+pub(crate) const TRAIN_RUNS_MAX: usize = 4096;
+/// Files of rows of one training run.
+pub(crate) const TRAIN_FILES_MAX: usize = 1024;
+/// Bytes of the lines that one run may report: some millions of steps.
+pub(crate) const TRAIN_EVENTS_BYTES_MAX: u64 = 1 << 30;
+/// Longest time that planning a run may take: every row is read and split into tokens.
+pub(crate) const TRAIN_PLAN_TIMEOUT: Duration = Duration::from_secs(1800);
+/// Time that a run gets to save and end when it is asked to.
+pub(crate) const TRAIN_STOP_GRACE: Duration = Duration::from_secs(30);
+/// How often the summary of a running run is written beside its lines, at the least.
+pub(crate) const TRAIN_STATE_EVERY: Duration = Duration::from_secs(5);
+/// Pause after which a stream of server-sent events shows that it is alive.
+pub(crate) const SSE_KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// Context that a model is reckoned with when nobody names one: the plugin's own default.
 pub(crate) const CONTEXT_DEFAULT: u64 = 4096;
 /// Exchanges of `/api/generate` that can be continued by their `context`.

@@ -71,7 +71,7 @@ pub(crate) async fn serve(app: Arc<App>, tcp: TcpListener, unix: Option<UnixList
     drop((tcp, unix));
     // Workers stop while connections tell their clients.
     let drained = async {
-        tokio::join!(app.models.close(), async {
+        tokio::join!(app.models.close(), app.jobs.close(), async {
             while connections.join_next().await.is_some() {}
         });
     };

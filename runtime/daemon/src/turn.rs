@@ -23,7 +23,7 @@ use crate::reply::{Failure, invalid};
 use crate::template::Template;
 
 /// Name of no adapter: the base alone.
-const BASE: &str = "base";
+pub(crate) const BASE: &str = "base";
 
 /// What both requests have in common.
 pub(crate) struct Common<'a> {
@@ -223,7 +223,7 @@ impl Turn {
     }
 }
 
-fn choose_adapter(stored: &Stored, asked: Option<&str>) -> Result<Option<AdapterSpec>, Failure> {
+pub(crate) fn choose_adapter(stored: &Stored, asked: Option<&str>) -> Result<Option<AdapterSpec>, Failure> {
     match asked {
         None | Some("") => Ok(stored.adapters.first().cloned()),
         Some(BASE) => Ok(None),

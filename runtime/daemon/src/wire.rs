@@ -4,16 +4,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use witness_api::PluginReport;
 use witness_diagnostics::{Diagnostic, Kind};
-use witness_plugin_host::{FileFacts, GenEvent, Generation, Host, HostConfig, Limits, ModelHandle, PluginEntry};
+use witness_plugin_host::{FileFacts, GenEvent, Generation, Host, HostConfig, Job, Limits, ModelHandle, PluginEntry};
 use witness_plugin_protocol::{
     AdapterSpec, GenerateRequest, InspectReply, InspectRequest, LoadAdapterReply, LoadAdapterRequest, LoadRequest,
-    ModelSpec, Role, UnloadAdapterRequest,
+    ModelSpec, Role, TrainRequest, UnloadAdapterRequest,
 };
 use witness_settings::Settings;
 
-use crate::engine::{Answer, Boxed, Engine, Event, Events, LoadedBase, Worker, magic_of};
+use crate::engine::{Answer, Boxed, Engine, Event, Events, LoadedBase, Training, Worker, magic_of};
+use crate::limits::TRAIN_PLAN_TIMEOUT;
+use crate::memory;
 use crate::models::library::blocking;
 
 /// The host with the daemon's settings.
@@ -22,6 +25,7 @@ pub(crate) struct Wire {
     load_timeout: Duration,
     inspect_timeout: Duration,
     inspect_memory_bytes: u64,
+    memory_budget_bytes: u64,
 }
 
 impl Wire {
@@ -39,10 +43,13 @@ impl Wire {
             load_timeout: settings.load_timeout,
             inspect_timeout: settings.inspect_timeout,
             inspect_memory_bytes: settings.inspect_memory_bytes,
+            memory_budget_bytes: memory::budget_bytes(settings),
         }
     }
 
-    async fn choose(&self, model: &ModelSpec, architecture: Option<&str>) -> Result<Arc<PluginEntry>, Diagnostic> {
+    /// Returns the plugin that has a role for a model. An empty architecture is any.
+    async fn choose(&self, role: Role, model: &ModelSpec, architecture: &str) -> Result<Arc<PluginEntry>, Diagnostic> {
+        let architecture = Some(architecture).filter(|name| !name.is_empty());
         let model = model.clone();
         let facts = blocking(move || {
             let facts = magic_of(&model)
@@ -51,14 +58,14 @@ impl Wire {
             Ok::<Vec<FileFacts>, Diagnostic>(facts.collect())
         })
         .await?;
-        self.host.choose(Role::Serve, &facts, architecture).await
+        self.host.choose(role, &facts, architecture).await
     }
 }
 
 impl Engine for Wire {
     fn inspect<'a>(&'a self, request: &'a InspectRequest) -> Boxed<'a, Result<(String, InspectReply), Diagnostic>> {
         Box::pin(async move {
-            let entry = self.choose(&request.model, None).await?;
+            let entry = self.choose(Role::Serve, &request.model, "").await?;
             let limits = Limits {
                 memory_bytes: Some(self.inspect_memory_bytes),
                 purpose: "looking into a new model".into(),
@@ -79,8 +86,7 @@ impl Engine for Wire {
         purpose: &'a str,
     ) -> Boxed<'a, Result<LoadedBase, Diagnostic>> {
         Box::pin(async move {
-            let architecture = Some(architecture).filter(|name| !name.is_empty());
-            let entry = self.choose(&request.model, architecture).await?;
+            let entry = self.choose(Role::Serve, &request.model, architecture).await?;
             let worker = self.host.start(&entry, Limits::for_purpose(purpose)).await?;
             match worker.load(request, self.load_timeout).await {
                 Ok((model, reply)) => {
@@ -97,6 +103,49 @@ impl Engine for Wire {
                     Err(error)
                 }
             }
+        })
+    }
+
+    fn plan_training<'a>(
+        &'a self,
+        request: &'a TrainRequest,
+        architecture: &'a str,
+    ) -> Boxed<'a, Result<(String, Value), Diagnostic>> {
+        Box::pin(async move {
+            let entry = self.choose(Role::Train, &request.model, architecture).await?;
+            // Nobody vouches for the rows, and what is taken for a trial is given back with the process.
+            let limits = Limits {
+                memory_bytes: Some(self.memory_budget_bytes),
+                purpose: "planning a training run".into(),
+                is_untrusted: true,
+                is_background: true,
+            };
+            let worker = self.host.start(&entry, limits).await?;
+            let plan = worker.plan_job(Role::Train, request, TRAIN_PLAN_TIMEOUT).await;
+            worker.kill();
+            Ok((entry.name(), plan?))
+        })
+    }
+
+    fn train<'a>(
+        &'a self,
+        request: &'a TrainRequest,
+        architecture: &'a str,
+        purpose: &'a str,
+    ) -> Boxed<'a, Result<Box<dyn Training>, Diagnostic>> {
+        Box::pin(async move {
+            let entry = self.choose(Role::Train, &request.model, architecture).await?;
+            let limits = Limits {
+                is_background: true,
+                ..Limits::for_purpose(purpose)
+            };
+            let worker = self.host.start(&entry, limits).await?;
+            let job = worker.run_job(Role::Train, request)?;
+            Ok(Box::new(TrainingRun {
+                worker,
+                job,
+                plugin: entry.name(),
+            }) as Box<dyn Training>)
         })
     }
 
@@ -179,6 +228,43 @@ impl Worker for Loaded {
             if let Err(death) = self.worker.stop(grace).await {
                 tracing::debug!("a worker did not end by itself: {death}");
             }
+        })
+    }
+
+    fn pid(&self) -> u32 {
+        self.worker.pid()
+    }
+
+    fn plugin(&self) -> String {
+        self.plugin.clone()
+    }
+}
+
+/// A worker with its one run. Fields are dropped in this order: the run is told, then its process ends.
+struct TrainingRun {
+    job: Job,
+    worker: witness_plugin_host::Worker,
+    plugin: String,
+}
+
+impl Training for TrainingRun {
+    fn next(&mut self) -> Boxed<'_, Option<Value>> {
+        Box::pin(self.job.next())
+    }
+
+    fn stop(&self) {
+        self.job.stop();
+    }
+
+    fn kill(&self) {
+        self.worker.kill();
+    }
+
+    fn finish(self: Box<Self>) -> Boxed<'static, Result<Value, Diagnostic>> {
+        Box::pin(async move {
+            let reply = self.job.finish().await;
+            self.worker.kill();
+            reply
         })
     }
 

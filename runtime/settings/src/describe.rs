@@ -41,6 +41,7 @@ fn value(settings: &Settings, name: &str) -> String {
     match name {
         "home" => path(&settings.home),
         "models" => path(&settings.models),
+        "runs" => path(&settings.runs),
         "config" => path(&settings.config_file),
         "host" => settings.host.to_string(),
         "socket" => path(&settings.socket),

@@ -81,6 +81,13 @@ pub const KEYS: &[Key] = &[
         "Model store; may be one that Ollama wrote",
     ),
     key(
+        "runs",
+        "WITNESS_RUNS",
+        Shape::Path,
+        Default::Computed("`runs` in home"),
+        "Training runs: rows, checkpoints and lines of each",
+    ),
+    key(
         "config",
         "WITNESS_CONFIG",
         Shape::Path,

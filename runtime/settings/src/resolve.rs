@@ -69,6 +69,8 @@ pub struct Settings {
     pub home: PathBuf,
     /// Model store.
     pub models: PathBuf,
+    /// Directory of the training runs.
+    pub runs: PathBuf,
     /// Config file that was looked for; it need not exist.
     pub config_file: PathBuf,
     /// Where the daemon listens.
@@ -160,6 +162,7 @@ pub fn resolve(overrides: &Overrides, env: &Environment<'_>) -> Result<Settings,
     };
     Ok(Settings {
         models: layers.path("models")?.unwrap_or_else(|| home.join("models")),
+        runs: layers.path("runs")?.unwrap_or_else(|| home.join("runs")),
         logs: layers.path("logs")?.unwrap_or_else(|| home.join("logs")),
         user_plugins: layers.path("plugins")?.unwrap_or_else(|| home.join("plugins")),
         plugin_path: layers.paths("plugin_path")?,

@@ -80,11 +80,17 @@ pub(crate) async fn run(app: Arc<App>, order: Order, lines: Lines) -> Result<Pro
 
 /// Has a plugin look at the base, unless a model that it comes from says what it is, and at the new adapters.
 async fn inspect(app: &Arc<App>, order: &Order, lines: &Lines) -> Result<WitnessConfig, Diagnostic> {
-    let inherited = order
+    let mut inherited = order
         .parent
         .as_ref()
         .and_then(|parent| parent.config.witness.clone())
         .unwrap_or_default();
+    if order.base_is_new {
+        inherited.info = None;
+    }
+    if order.adapters.len() == order.new_adapters.len() {
+        inherited.adapters.clear();
+    }
     let mut witness = WitnessConfig {
         version: VERSION.to_owned(),
         plugin: inherited.plugin,
@@ -96,6 +102,7 @@ async fn inspect(app: &Arc<App>, order: &Order, lines: &Lines) -> Result<Witness
             .map(|parent| parent.name.display_short())
             .unwrap_or_default(),
         requires: order.requires.clone().or(inherited.requires),
+        training: order.training.clone().or(inherited.training),
     };
     // A Jinja template that is new must compile, or no answer would ever come.
     let inherited_template = order.parent.as_ref().and_then(|parent| parent.template.as_ref());

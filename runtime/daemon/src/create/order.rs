@@ -17,6 +17,36 @@ use crate::models::library::{blocking, free_adapter_name, parse_name};
 use crate::models::stored::Stored;
 use crate::reply::invalid;
 
+/// What a training run hands over, and the texts that the request for it brought.
+pub(crate) struct Trained {
+    pub(crate) name: ModelName,
+    /// Model that it started from.
+    pub(crate) parent: Option<Arc<Stored>>,
+    pub(crate) product: Product,
+    pub(crate) texts: Texts,
+    pub(crate) training: Map<String, Value>,
+    pub(crate) check: bool,
+}
+
+/// Files of a run's product: blobs that are here.
+#[derive(Clone, Debug)]
+pub(crate) enum Product {
+    /// Adapters of the base, the first of which answers when a request names none.
+    Adapters(Vec<AdapterSpec>),
+    /// A base of its own.
+    Model(Vec<FileRef>),
+}
+
+/// Texts of a request that go into a model.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Texts {
+    pub(crate) template: Option<String>,
+    pub(crate) system: Option<String>,
+    pub(crate) parameters: Option<Map<String, Value>>,
+    pub(crate) messages: Option<Vec<Message>>,
+    pub(crate) license: Option<witness_api::TextOrList>,
+}
+
 /// A model to be made.
 pub(crate) struct Order {
     pub(crate) name: ModelName,
@@ -41,6 +71,10 @@ pub(crate) struct Order {
     pub(crate) requires: Option<String>,
     /// Whether new adapters are proven.
     pub(crate) check: bool,
+    /// Whether the files of the base are others than the parent's.
+    pub(crate) base_is_new: bool,
+    /// What the training run that made it says about itself.
+    pub(crate) training: Option<Map<String, Value>>,
     /// Keeps every blob named here from the collector.
     _lease: Lease,
 }
@@ -94,55 +128,121 @@ impl Order {
         for (file, digest) in given {
             digests.push(parse_digest(file, digest)?);
         }
-        let lease = registry.lease(&digests);
-        let mut order = Self {
+        let mut order = Self::empty(registry, name, parent, &digests);
+        order.requires = request.requires;
+        order.check = request.check.unwrap_or(true);
+        order.inherit();
+        order.take_files(registry, files)?;
+        order.take_adapters(registry, &request.adapters.unwrap_or_default())?;
+        order.take_texts(Texts {
+            template: request.template,
+            system: request.system,
+            parameters: request.parameters,
+            messages: request.messages,
+            license: request.license,
+        })?;
+        Ok(order)
+    }
+
+    /// Makes the order for what a training run made: the texts of the model that it started from, and the run's files.
+    pub(crate) fn of_training(registry: &Registry, trained: Trained) -> Result<Self, Diagnostic> {
+        let Trained {
+            name,
+            parent,
+            product,
+            texts,
+            training,
+            check,
+        } = trained;
+        let mut digests: Vec<Digest> = parent.as_ref().map(|parent| parent.digests()).unwrap_or_default();
+        let files: Vec<&FileRef> = match &product {
+            Product::Adapters(adapters) => adapters.iter().flat_map(|adapter| &adapter.files).collect(),
+            Product::Model(files) => files.iter().collect(),
+        };
+        for file in files {
+            check_file_name(&file.name, &file.name)?;
+            digests.push(parse_digest(&file.name, &file.digest)?);
+        }
+        let mut order = Self::empty(registry, name, parent, &digests);
+        order.check = check;
+        order.training = Some(training);
+        order.inherit();
+        // What the base could do with adapters of its own was not trained on.
+        order.adapters.clear();
+        order.adapter_layers.clear();
+        match product {
+            Product::Adapters(adapters) => {
+                for adapter in adapters {
+                    check_adapter_name(&adapter.name)?;
+                    order.add_adapter_files(adapter)?;
+                }
+                order.adapters = order.new_adapters.clone();
+                order.refuse_many_adapters()?;
+            }
+            Product::Model(files) => {
+                order.base_is_new = true;
+                order.base.files.clear();
+                order.base_layers.clear();
+                order.other_layers.clear();
+                for file in files {
+                    order.add_base_file(file)?;
+                }
+            }
+        }
+        order.take_texts(texts)?;
+        Ok(order)
+    }
+
+    fn empty(registry: &Registry, name: ModelName, parent: Option<Arc<Stored>>, digests: &[Digest]) -> Self {
+        Self {
             name,
             base: ModelSpec { files: Vec::new() },
             base_layers: Vec::new(),
             adapters: Vec::new(),
             adapter_layers: Vec::new(),
             new_adapters: Vec::new(),
-            template: request.template.filter(|text| !text.is_empty()),
-            system: request.system,
+            template: None,
+            system: None,
             parameters: Map::new(),
             messages: Vec::new(),
             licenses: Vec::new(),
             other_layers: Vec::new(),
-            requires: request.requires,
-            check: request.check.unwrap_or(true),
+            requires: None,
+            check: true,
+            base_is_new: parent.is_none(),
+            training: None,
             parent,
-            _lease: lease,
-        };
-        order.inherit();
-        order.take_files(registry, files)?;
-        order.take_adapters(registry, &request.adapters.unwrap_or_default())?;
-        if let Some(parameters) = request.parameters {
+            _lease: registry.lease(digests),
+        }
+    }
+
+    /// Puts the request's texts in place of, or beside, those that were inherited.
+    fn take_texts(&mut self, texts: Texts) -> Result<(), Diagnostic> {
+        let template = texts.template.filter(|text| !text.is_empty());
+        self.template = template.or_else(|| self.template.take());
+        self.system = texts.system.or_else(|| self.system.take());
+        if let Some(parameters) = texts.parameters {
             check_parameters(&parameters)?;
-            order
-                .parameters
+            self.parameters
                 .extend(parameters.into_iter().filter(|(_, value)| !value.is_null()));
         }
-        if let Some(messages) = request.messages {
-            order.messages = messages;
+        if let Some(messages) = texts.messages {
+            self.messages = messages;
         }
-        for license in request
-            .license
-            .map(witness_api::TextOrList::into_vec)
-            .unwrap_or_default()
-        {
-            if !license.is_empty() && !order.licenses.contains(&license) {
-                order.licenses.push(license);
+        for license in texts.license.map(witness_api::TextOrList::into_vec).unwrap_or_default() {
+            if !license.is_empty() && !self.licenses.contains(&license) {
+                self.licenses.push(license);
             }
         }
-        Ok(order)
+        Ok(())
     }
 
     fn inherit(&mut self) {
         let Some(parent) = self.parent.clone() else { return };
         self.base = parent.base.clone();
         self.adapters = parent.adapters.clone();
-        self.template = self.template.take().or_else(|| parent.template.clone());
-        self.system = self.system.take().or_else(|| parent.system.clone());
+        self.template = parent.template.clone();
+        self.system = parent.system.clone();
         self.parameters = parent.parameters.clone();
         self.messages = parent.messages.clone();
         self.licenses = parent.licenses.clone();
@@ -181,13 +281,7 @@ impl Order {
         }
         for (name, digest) in &files.0 {
             let file = file_ref(registry, name, name, digest)?;
-            let media_type = if is_gguf(&file) {
-                media::MODEL
-            } else {
-                media::WITNESS_MODEL_FILE
-            };
-            self.base_layers.push(layer_of(media_type, &file)?);
-            self.base.files.push(file);
+            self.add_base_file(file)?;
         }
         // Parts of a split file are opened in the order of their numbers, which is that of their names.
         if !files.0.is_empty() && self.base_layers.iter().all(|layer| layer.media_type == media::MODEL) {
@@ -221,22 +315,44 @@ impl Order {
                 .hint("give the new adapter another name"));
             }
             let file = file_ref(registry, key, file_name, digest)?;
-            let media_type = if is_gguf(&file) {
+            self.add_adapter_files(AdapterSpec {
+                name,
+                files: vec![file],
+            })?;
+        }
+        self.adapters.extend(self.new_adapters.iter().cloned());
+        self.refuse_many_adapters()
+    }
+
+    fn add_base_file(&mut self, file: FileRef) -> Result<(), Diagnostic> {
+        let media_type = if is_gguf(&file) {
+            media::MODEL
+        } else {
+            media::WITNESS_MODEL_FILE
+        };
+        self.base_layers.push(layer_of(media_type, &file)?);
+        self.base.files.push(file);
+        Ok(())
+    }
+
+    fn add_adapter_files(&mut self, adapter: AdapterSpec) -> Result<(), Diagnostic> {
+        for file in &adapter.files {
+            let media_type = if is_gguf(file) {
                 media::ADAPTER
             } else {
                 media::WITNESS_ADAPTER_FILE
             };
             self.adapter_layers
-                .push(layer_of(media_type, &file)?.with(media::ADAPTER_NAME, name.clone()));
-            match self.new_adapters.iter_mut().find(|adapter| adapter.name == name) {
-                Some(adapter) => adapter.files.push(file),
-                None => self.new_adapters.push(AdapterSpec {
-                    name,
-                    files: vec![file],
-                }),
-            }
+                .push(layer_of(media_type, file)?.with(media::ADAPTER_NAME, adapter.name.clone()));
         }
-        self.adapters.extend(self.new_adapters.iter().cloned());
+        match self.new_adapters.iter_mut().find(|known| known.name == adapter.name) {
+            Some(known) => known.files.extend(adapter.files),
+            None => self.new_adapters.push(adapter),
+        }
+        Ok(())
+    }
+
+    fn refuse_many_adapters(&self) -> Result<(), Diagnostic> {
         if self.adapters.len() > ADAPTERS_MAX {
             return Err(invalid(
                 "adapters_many",
@@ -271,7 +387,7 @@ fn refuse_what_is_not_there(request: &CreateRequest) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-fn parse_digest(file: &str, digest: &str) -> Result<Digest, Diagnostic> {
+pub(crate) fn parse_digest(file: &str, digest: &str) -> Result<Digest, Diagnostic> {
     Digest::parse(digest).map_err(|error| {
         let diagnostic = Diagnostic::from(error);
         Diagnostic {
@@ -282,7 +398,7 @@ fn parse_digest(file: &str, digest: &str) -> Result<Digest, Diagnostic> {
 }
 
 /// Checks a file's name and finds its blob.
-fn file_ref(registry: &Registry, key: &str, name: &str, digest: &str) -> Result<FileRef, Diagnostic> {
+pub(crate) fn file_ref(registry: &Registry, key: &str, name: &str, digest: &str) -> Result<FileRef, Diagnostic> {
     check_file_name(key, name)?;
     let digest = parse_digest(key, digest)?;
     let size = registry.has_blob(&digest).ok_or_else(|| {
@@ -302,7 +418,7 @@ fn file_ref(registry: &Registry, key: &str, name: &str, digest: &str) -> Result<
 }
 
 /// A name stays inside its directory: relative, no `..`, no empty part, nothing that a terminal or a file system would misread.
-fn check_file_name(key: &str, name: &str) -> Result<(), Diagnostic> {
+pub(crate) fn check_file_name(key: &str, name: &str) -> Result<(), Diagnostic> {
     let wrong = |why: &str| {
         Err(invalid(
             "file_name",
@@ -345,7 +461,7 @@ fn check_adapter_name(name: &str) -> Result<(), Diagnostic> {
 }
 
 /// Parameters of a model must be right, unlike options of a request: they stay.
-fn check_parameters(parameters: &Map<String, Value>) -> Result<(), Diagnostic> {
+pub(crate) fn check_parameters(parameters: &Map<String, Value>) -> Result<(), Diagnostic> {
     Options::read(parameters)?;
     let known = witness_api::KNOWN_OPTIONS;
     for name in parameters.keys() {

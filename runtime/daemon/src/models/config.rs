@@ -1,6 +1,7 @@
 //! The config blob of a model: Ollama's fields, and under `witness` what only we know.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use witness_api::ModelDetails;
 use witness_plugin_protocol::{AdapterInfo, ModelInfo};
 use witness_registry::Digest;
@@ -49,6 +50,9 @@ pub(crate) struct WitnessConfig {
     /// Version of the program that the model needs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) requires: Option<String>,
+    /// The training run that made it: its name, what it started from and what it was told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) training: Option<Map<String, Value>>,
 }
 
 impl ConfigBlob {

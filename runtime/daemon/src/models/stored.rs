@@ -40,7 +40,17 @@ impl Stored {
     /// Reads a model.
     pub(crate) fn read(registry: &Registry, name: &ModelName) -> Result<Self, Diagnostic> {
         let stored = registry.manifest(name).map_err(Diagnostic::from)?;
-        let (manifest, digest, modified) = (stored.manifest, stored.digest, stored.modified);
+        Self::of_manifest(registry, name, stored.manifest, stored.digest, stored.modified)
+    }
+
+    /// Reads a model whose manifest is known already: one that its name may not lead to any more.
+    pub(crate) fn of_manifest(
+        registry: &Registry,
+        name: &ModelName,
+        manifest: Manifest,
+        digest: Digest,
+        modified: SystemTime,
+    ) -> Result<Self, Diagnostic> {
         // The collector must not take a layer between the manifest's reading and the layer's.
         let _lease = registry.lease(&manifest.digests().into_iter().collect::<Vec<_>>());
         let mut model = Self {

@@ -3,10 +3,12 @@
 mod blobs;
 mod chat;
 mod create;
+mod export;
 mod generate;
 mod library;
 mod native;
 mod show;
+mod train;
 
 use std::sync::Arc;
 
@@ -32,6 +34,11 @@ const PATHS: &[&str] = &[
     "/api/delete",
     "/api/version",
     "/api/blobs/:digest",
+    "/api/train",
+    "/api/train/:id",
+    "/api/train/:id/events",
+    "/api/train/:id/stop",
+    "/api/train/:id/resume",
     "/api/witness/status",
     "/api/witness/shutdown",
     "/api/witness/plugins",
@@ -40,6 +47,7 @@ const PATHS: &[&str] = &[
     "/api/witness/import",
     "/api/witness/unload",
     "/api/witness/estimate",
+    "/api/witness/export",
 ];
 
 /// Paths of Ollama's API that a later version will have.
@@ -62,6 +70,11 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         )
         .route("/api/generate", post(generate::generate))
         .route("/api/chat", post(chat::chat))
+        .route("/api/train", get(train::list).post(train::train))
+        .route("/api/train/{id}", get(train::show).delete(train::remove))
+        .route("/api/train/{id}/events", get(train::events))
+        .route("/api/train/{id}/stop", post(train::stop))
+        .route("/api/train/{id}/resume", post(train::resume))
         .route("/api/witness/status", get(native::status))
         .route("/api/witness/shutdown", post(native::shutdown))
         .route("/api/witness/plugins", get(native::plugins))
@@ -70,6 +83,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/witness/import", post(native::import))
         .route("/api/witness/unload", post(native::unload))
         .route("/api/witness/estimate", post(native::estimate))
+        .route("/api/witness/export", post(export::export))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         // Bodies have limits of their own: see `body` and `routes::blobs`.

@@ -240,7 +240,7 @@ fn in_words(problem: &Problem) -> (&'static str, String) {
 }
 
 /// Refuses what came over TCP.
-fn local_only(door: Door) -> Result<(), Failure> {
+pub(super) fn local_only(door: Door) -> Result<(), Failure> {
     match door {
         Door::Unix => Ok(()),
         Door::Tcp => Err(Diagnostic::new(
@@ -254,7 +254,7 @@ fn local_only(door: Door) -> Result<(), Failure> {
     }
 }
 
-fn absolute(path: std::path::PathBuf) -> Result<std::path::PathBuf, Failure> {
+pub(super) fn absolute(path: std::path::PathBuf) -> Result<std::path::PathBuf, Failure> {
     if path.is_absolute() {
         Ok(path)
     } else {

@@ -72,6 +72,7 @@ pub(super) async fn show(State(app): State<Arc<App>>, Json(request): Json<ShowRe
                 .unwrap_or_default(),
             notes,
             requires: witness.and_then(|witness| witness.requires.clone()),
+            training: witness.and_then(|witness| witness.training.clone()),
             files: files(&stored),
         }),
     };
