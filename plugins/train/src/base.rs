@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_formats::FileSet;
@@ -24,7 +25,7 @@ pub(crate) enum Weights {
     /// A Hugging Face directory.
     SafeTensors(SafeTensors),
     /// A GGUF file or its parts.
-    Gguf(Box<Gguf>),
+    Gguf(Arc<Gguf>),
 }
 
 /// An opened base model.
@@ -48,6 +49,21 @@ pub(crate) struct Template {
     pub(crate) chat: ChatTemplate,
     /// Whether the model has none and the texts stand as they are.
     pub(crate) is_plain: bool,
+}
+
+impl Weights {
+    /// Says whether it is a file of the other kind, which may be quantized.
+    pub(crate) fn is_gguf(&self) -> bool {
+        matches!(self, Weights::Gguf(_))
+    }
+
+    /// Returns the bytes of all tensors as they lie.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        match self {
+            Weights::SafeTensors(weights) => weights.bytes(),
+            Weights::Gguf(gguf) => gguf.tensors().iter().map(|tensor| tensor.bytes).sum(),
+        }
+    }
 }
 
 impl Template {
@@ -97,7 +113,7 @@ impl Base {
             config,
             tokenizer: Tokenizer::from_gguf(&gguf)?,
             template: Template::choose(template, own.as_deref())?,
-            weights: Weights::Gguf(Box::new(gguf)),
+            weights: Weights::Gguf(Arc::new(gguf)),
             companions: Vec::new(),
         })
     }

@@ -27,6 +27,13 @@ pub(crate) struct Identity {
     settings: Value,
 }
 
+impl Identity {
+    /// Returns a text that tells this run from others.
+    pub(crate) fn key(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
 /// Reads what the run was begun as and proves that the request is the same run; or begins it.
 pub(crate) fn settle(request: &TrainRequest, store: &Store) -> Result<Identity, Diagnostic> {
     let path = store.folder().join(FILE);

@@ -6,14 +6,14 @@
 //! | module | knows |
 //! | --- | --- |
 //! | `train` | the plugin's calls |
-//! | `settings` | defaults, contradictions, and what the training library takes |
+//! | `settings`, `rates` | defaults, contradictions, and what the training library takes |
 //! | `base` | the base model's files, tokenizer and template |
 //! | `encode` | a row's tokens, and which of them are learned |
 //! | `data`, `batches` | all rows; which of them each step sees |
 //! | `prepare`, `trial` | the plan |
 //! | `run`, `evaluate`, `state` | the loop and where it is |
 //! | `folder`, `checkpoint`, `product`, `identity` | what lies on disk |
-//! | `progress` | the host's ear, while work goes on |
+//! | `progress`, `watch` | who is told: the host, trackers |
 //!
 //! **Invariants:** the same request gives the same product to the bit, with any number of threads, and however often the run is killed and
 //! resumed. A checkpoint is whole or not seen. Weights that are no finite numbers are never written.
@@ -31,11 +31,13 @@ mod identity;
 mod prepare;
 mod product;
 mod progress;
+mod rates;
 mod run;
 mod settings;
 mod state;
 mod train;
 mod trial;
+mod watch;
 
 pub use descriptor::describe;
 pub use progress::Progress;

@@ -4,16 +4,17 @@ use serde_json::{Map, Value};
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_formats::FileSet;
 use witness_formats::safetensors::SafeTensors;
-use witness_plugin_protocol::{Compat, TrainAlternative, TrainPlan, TrainRequest, TrainSettings};
+use witness_plugin_protocol::{Compat, TrainAlternative, TrainMethod, TrainPlan, TrainRequest, TrainSettings};
+use witness_recipe::unreachable;
 use witness_template::CivilTime;
-use witness_training::{Census, MemoryEstimate, MemoryRequest, Method, Recompute, Trainer};
+use witness_training::{BaseStorage, Census, GgufWeights, MemoryEstimate, MemoryRequest, Method, Recompute, Trainer};
 
 use crate::base::{Base, Weights, file_set};
 use crate::batches::{Batches, Extent};
 use crate::data::{self, Data};
 use crate::encode::Encoder;
 use crate::progress::IsStopped;
-use crate::settings;
+use crate::{rates, settings};
 
 /// Bytes of one token of the rows: its id and its mark.
 const BYTES_PER_TOKEN: u64 = 5;
@@ -38,14 +39,6 @@ pub(crate) fn prepare(
 ) -> Result<Option<Prepared>, Diagnostic> {
     settings::check(&request.settings)?;
     let base = Base::open(&request.model, request.template.as_deref())?;
-    let before_data = settings::resolve(&request.settings, &base.config, usize::MAX);
-    let sequence_len = usize::try_from(before_data.sequence_len.unwrap_or(1)).unwrap_or(usize::MAX);
-    let encoder = Encoder::new(&base.tokenizer, &base.template, &before_data, sequence_len, now)?;
-    let Some(mut data) = data::prepare(request, &encoder, &base.tokenizer, is_stopped)? else {
-        return Ok(None);
-    };
-    let settings = settings::resolve(&request.settings, &base.config, data.validation.samples.len());
-    settings::check(&settings)?;
     let (continued, fields) = match &request.adapter {
         Some(adapter) => {
             let files = file_set(&adapter.files, "adapter")?;
@@ -53,11 +46,18 @@ pub(crate) fn prepare(
         }
         None => (None, None),
     };
-    let method = settings::method(&settings, fields.as_ref())?;
+    let settings = settings::resolve(&request.settings, &base.config, fields.as_ref());
+    settings::check(&settings)?;
+    let sequence_len = usize::try_from(settings.sequence_len.unwrap_or(1)).unwrap_or(usize::MAX);
+    let encoder = Encoder::new(&base.tokenizer, &base.template, &settings, sequence_len, now)?;
+    let Some(mut data) = data::prepare(request, &encoder, &base.tokenizer, is_stopped)? else {
+        return Ok(None);
+    };
+    let method = settings::method(&settings)?;
     let batches = Batches::new(&settings, data.train.lengths(), sequence_len)?;
     let extent = batches.extent(&settings)?;
     // What cannot be followed is refused before anything is loaded.
-    settings::options(&settings, extent.n_steps)?;
+    settings::options(&settings, extent.n_steps, base.weights.is_gguf())?;
     let plan = plan(&base, &mut data, &settings, &extent, &method)?;
     Ok(Some(Prepared {
         base,
@@ -93,17 +93,12 @@ fn adapter_fields(files: &FileSet) -> Result<Map<String, Value>, Diagnostic> {
 impl Prepared {
     /// Reads the weights.
     pub(crate) fn trainer(&self) -> Result<Trainer, Diagnostic> {
-        let options = settings::options(&self.settings, self.extent.n_steps)?;
-        let weights = match &self.base.weights {
-            Weights::SafeTensors(weights) => weights,
-            Weights::Gguf(_) => {
-                return Err(crate::error::unsupported(
-                    "training over a GGUF base",
-                    "give the model's Hugging Face directory as the base",
-                ));
-            }
+        let options = settings::options(&self.settings, self.extent.n_steps, self.base.weights.is_gguf())?;
+        let (config, method) = (&self.base.config, self.method.clone());
+        let mut trainer = match &self.base.weights {
+            Weights::SafeTensors(weights) => Trainer::new(config, weights, method, options)?,
+            Weights::Gguf(gguf) => Trainer::new(config, &GgufWeights::new(gguf.clone())?, method, options)?,
         };
-        let mut trainer = Trainer::new(&self.base.config, weights, self.method.clone(), options)?;
         if let Some(adapter) = &self.continued {
             trainer.take_adapter(adapter)?;
         }
@@ -120,21 +115,31 @@ fn plan(
 ) -> Result<TrainPlan, Diagnostic> {
     let census = Census::of(&base.config, method)?;
     let n_rows_tokens = data.train.counts.n_tokens + data.validation.counts.n_tokens;
+    let optimizer = rates::optimizer(settings)?;
+    let spared = spared_bytes(base, settings, &census)?;
     let bytes = |n_tokens: u64, recompute: Recompute| {
         let request = MemoryRequest {
             n_weights: census.n_weights.saturating_add(census.n_adapter),
             n_trained: census.n_trained,
+            state_bytes: optimizer.state_bytes(census.n_trained),
             n_tokens: usize::try_from(n_tokens).unwrap_or(usize::MAX),
             layer_ranks: census.layer_ranks,
             recompute,
         };
         let run = MemoryEstimate::new(&base.config, request).bytes() as u64;
-        run.saturating_add(BYTES_PER_TOKEN * n_rows_tokens)
+        run.saturating_sub(spared)
+            .saturating_add(BYTES_PER_TOKEN * n_rows_tokens)
     };
     let recompute = settings::recompute(settings);
     let memory_bytes = bytes(extent.batch_tokens_max, recompute);
     let mut warnings = std::mem::take(&mut data.warnings);
-    warnings.extend(notes(base, settings, extent));
+    warnings.extend(notes(base, settings));
+    let reached = witness_recipe::Extent {
+        n_steps: extent.n_steps,
+        steps_per_epoch: extent.steps_per_epoch,
+        n_validation_rows: data.validation.counts.n_rows,
+    };
+    warnings.extend(unreachable(settings, reached));
     Ok(TrainPlan {
         settings: settings.clone(),
         architecture: base.config.family.model_type().to_owned(),
@@ -154,6 +159,20 @@ fn plan(
         preview: std::mem::take(&mut data.preview),
         data_digest: data.digest.clone(),
     })
+}
+
+/// Returns the bytes that the frozen base takes less than 4 a weight.
+fn spared_bytes(base: &Base, settings: &TrainSettings, census: &Census) -> Result<u64, Diagnostic> {
+    if settings.method == TrainMethod::Full {
+        return Ok(0);
+    }
+    let plain = 4 * census.n_weights as u64;
+    let held = match settings::storage(settings, base.weights.is_gguf())? {
+        BaseStorage::F32 => plain,
+        BaseStorage::Bf16 => plain / 2,
+        BaseStorage::AsIs => base.weights.stored_bytes(),
+    };
+    Ok(plain.saturating_sub(held))
 }
 
 /// Finds changes that take less memory, the one that saves most last.
@@ -186,7 +205,7 @@ fn alternatives(
 }
 
 /// What should be known of the settings.
-fn notes(base: &Base, settings: &TrainSettings, extent: &Extent) -> Vec<String> {
+fn notes(base: &Base, settings: &TrainSettings) -> Vec<String> {
     let mut notes = Vec::new();
     let positions = base.config.max_position_embeddings as u64;
     if let Some(length) = settings.sequence_len.filter(|length| *length > positions) {
@@ -203,12 +222,6 @@ fn notes(base: &Base, settings: &TrainSettings, extent: &Extent) -> Vec<String> 
             "as the guide's script does, text begins with a second BOS where the template has one, all of the conversation is learned, and `{}`, which ends every turn, is not",
             base.tokenizer.eos_token()
         ));
-    }
-    let warmup = settings::warmup_steps(settings, extent.n_steps);
-    if warmup == 1 && extent.n_steps == 1 {
-        notes.push(
-            "the run has one step, and the first step of a warm-up has the rate 0: nothing will be learned".to_owned(),
-        );
     }
     notes
 }

@@ -9,6 +9,7 @@ use std::time::Instant;
 use serde_json::{Map, Value, json};
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_plugin_protocol::{TrainEvent, TrainOutcome, TrainReply, TrainRequest, When};
+use witness_recipe::interval;
 use witness_template::CivilTime;
 use witness_training::{Batch, Sample as Row, StepReport, Trainer, TrainingError};
 
@@ -19,8 +20,8 @@ use crate::identity;
 use crate::prepare::{Prepared, prepare};
 use crate::product;
 use crate::progress::{Progress, during};
-use crate::settings::interval;
 use crate::state::{Patience, RunState};
+use crate::watch::{Watch, Watched};
 
 /// Rows that an error names at most.
 const PLACES_MAX: usize = 32;
@@ -56,6 +57,15 @@ pub fn run(request: &TrainRequest, progress: &mut dyn Progress) -> Result<TrainR
             message: message.clone(),
         });
     }
+    let watched = Watched {
+        directory: &request.directory,
+        settings: &prepared.settings,
+        identity: &identity.key(),
+        name: &request.base_name,
+        resumed_from,
+        facts: identity::provenance(request, &prepared, &state),
+    };
+    let watch = Watch::open(&watched, progress);
     let mut run = Run {
         request,
         due: Due::new(&prepared),
@@ -64,9 +74,17 @@ pub fn run(request: &TrainRequest, progress: &mut dyn Progress) -> Result<TrainR
         state,
         store,
         progress,
+        watch,
         epoch: None,
     };
-    run.go()
+    let result = run.go();
+    let outcome = match &result {
+        Ok(reply) if reply.outcome == TrainOutcome::Stopped => witness_trackers::Outcome::Stopped,
+        Ok(_) => witness_trackers::Outcome::Finished,
+        Err(_) => witness_trackers::Outcome::Failed,
+    };
+    run.watch.finish(outcome, run.progress);
+    result
 }
 
 fn status(message: &str) -> TrainEvent {
@@ -104,14 +122,15 @@ impl Due {
     fn new(prepared: &Prepared) -> Self {
         let settings = &prepared.settings;
         let n_steps = prepared.extent.n_steps;
+        let measures = match prepared.data.validation.samples.is_empty() {
+            true => When::No,
+            false => settings.eval_strategy,
+        };
         Self {
             n_steps,
             log: settings.logging_steps.max(1),
             logs_first: settings.logging_first_step,
-            evaluation: (
-                settings.eval_strategy,
-                interval(settings.eval_steps.unwrap_or(1.0), n_steps),
-            ),
+            evaluation: (measures, interval(settings.eval_steps.unwrap_or(1.0), n_steps)),
             save: (settings.save_strategy, interval(settings.save_steps, n_steps)),
             saves_best: settings.load_best_model_at_end || settings.save_strategy == When::Best,
         }
@@ -154,6 +173,7 @@ struct Run<'a> {
     state: RunState,
     store: Store,
     progress: &'a mut dyn Progress,
+    watch: Watch,
     /// The epoch at hand, and how many of its steps are made.
     epoch: Option<(Epoch, usize)>,
 }
@@ -236,11 +256,17 @@ impl Run<'_> {
     }
 
     fn emit_log(&mut self, values: Map<String, Value>) {
-        self.progress.emit(&TrainEvent::Log {
+        self.tell(&TrainEvent::Log {
             step: self.state.step,
             epoch: self.state.epoch,
             values,
         });
+    }
+
+    /// Emits an event that trackers want too.
+    fn tell(&mut self, event: &TrainEvent) {
+        self.progress.emit(event);
+        self.watch.tell(event, self.progress);
     }
 
     /// Measures and saves, where they are due.
@@ -264,7 +290,7 @@ impl Run<'_> {
                 threshold: settings.early_stopping_threshold,
             };
             is_best = self.state.take_evaluation(loss, patience);
-            self.progress.emit(&TrainEvent::Eval {
+            self.tell(&TrainEvent::Eval {
                 step: self.state.step,
                 epoch: self.state.epoch,
                 loss,

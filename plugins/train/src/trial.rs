@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use witness_diagnostics::Diagnostic;
 use witness_plugin_protocol::When;
+use witness_recipe::interval;
 use witness_training::{Batch, Sample as Row};
 
 use crate::prepare::Prepared;
-use crate::settings::interval;
 
 /// Times that the first step is made; the first one also warms up.
 const STEPS: usize = 2;
