@@ -8,7 +8,7 @@
 //!
 //! Layout, in reading order: `node` (YAML to a tree with places) -> `keys` (the table of names) -> `convert`, `lora`, `data` (values that
 //! are written in other ways) -> `draft` (layers, conflicts, the account) -> `dialect` (defaults of each program) -> `recipe` (all of it) ·
-//! `settings` (our own settings) · `read` (values) · `account` · `unreachable` · `error`.
+//! `script` (a training script of Transformers, read and not run) · `settings` (our own settings) · `read` (values) · `account` · `unreachable` · `error`.
 //!
 //! **Invariant:** every key of a text is in [`Recipe::account`] or in the error.
 //! **Invariant:** any text is answered within limits of size, depth and aliases, and without a panic.
@@ -35,6 +35,7 @@ mod lora;
 mod node;
 mod read;
 mod recipe;
+mod script;
 mod settings;
 mod unreachable;
 

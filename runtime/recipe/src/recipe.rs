@@ -11,14 +11,15 @@ use crate::draft::{Draft, Field};
 use crate::error::{Fault, Problem, RecipeError};
 use crate::keys;
 use crate::node::{self, Node, Position, Value};
+use crate::script;
 use crate::settings::{BESIDE, SETTINGS};
 
 /// The text of a recipe.
 #[derive(Clone, Copy, Debug)]
 pub struct Text<'a> {
-    /// What errors call it.
+    /// What errors call it. A name that ends in `.py` is that of a script of Transformers and PEFT, which is read and not run.
     pub name: &'a str,
-    /// YAML or JSON.
+    /// YAML, JSON or Python.
     pub text: &'a str,
 }
 
@@ -129,7 +130,14 @@ impl Recipe {
     pub fn resolve(layers: Layers<'_>) -> Result<Self, RecipeError> {
         let mut draft = Draft::default();
         let mut dialect = layers.dialect.unwrap_or_default();
-        if let Some(Text { name, text }) = layers.text {
+        if let Some(Text { name, text }) = layers.text.filter(is_script) {
+            let script = script::read(text).map_err(|fault| fault.within(name))?;
+            dialect = layers.dialect.unwrap_or(Dialect::Transformers);
+            draft.begin(name);
+            script.warnings.into_iter().for_each(|warning| draft.warn(warning));
+            script.fields.iter().for_each(|field| keys::apply(&mut draft, field));
+            script.faults.into_iter().for_each(|fault| draft.fault(fault));
+        } else if let Some(Text { name, text }) = layers.text {
             let entries = node::parse(text).map_err(|fault| fault.within(name))?;
             dialect = layers.dialect.unwrap_or_else(|| Dialect::of(&entries));
             draft.begin(name);
@@ -171,6 +179,10 @@ impl Recipe {
     pub fn depends_on_length(&self) -> bool {
         self.by_length != ByLength::default()
     }
+}
+
+fn is_script(text: &Text<'_>) -> bool {
+    text.name.ends_with(".py")
 }
 
 fn finish(mut draft: Draft, dialect: Dialect) -> Result<Recipe, RecipeError> {
@@ -459,6 +471,12 @@ fn steps(draft: &mut Draft, dialect: Dialect) {
                 draft.assume(strategy, "epoch");
                 draft.rename(per_epoch, &format!("{strategy}: epoch"));
             }
+        }
+        // Steps say that it goes by steps; only Transformers wants to be told twice.
+        let needs_strategy = dialect == Dialect::Transformers && strategy == "eval_strategy";
+        if draft.is_given(steps) && draft.get(strategy).is_none() && !needs_strategy {
+            draft.assume(strategy, "steps");
+            draft.remark(steps, &format!(", {strategy}: steps"));
         }
         let is_by_steps = draft.get(strategy).is_none_or(|when| when == "steps");
         if !is_by_steps && draft.is_given(steps) {

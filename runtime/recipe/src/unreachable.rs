@@ -136,6 +136,8 @@ mod tests {
             save_steps: 100.0,
             load_best_model_at_end: true,
             early_stopping_patience: Some(3),
+            eval_strategy: When::Steps,
+            save_strategy: When::Steps,
             ..TrainSettings::default()
         };
         let extent = Extent {
@@ -172,6 +174,8 @@ mod tests {
             load_best_model_at_end: true,
             eval_steps: Some(30.0),
             save_steps: 50.0,
+            eval_strategy: When::Steps,
+            save_strategy: When::Steps,
             ..TrainSettings::default()
         };
         let mut extent = Extent {

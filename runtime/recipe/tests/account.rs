@@ -46,22 +46,22 @@ fn flags(pairs: &[(&str, &str)]) -> Vec<Given> {
     pairs.iter().map(flag).collect()
 }
 
-/// The YAML that lies in the guide beside the checkout; nothing without it.
-fn guide() -> Option<String> {
+/// A text of the guide beside the checkout, from one mark to the next fence; nothing without the guide.
+fn guide(mark: &str) -> Option<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(3)?;
     let path = root.join("shared/seed/FINE_TUNING_GUIDE.md");
     let Ok(text) = std::fs::read_to_string(&path) else {
         eprintln!("skipped: the guide is not beside this checkout ({})", path.display());
         return None;
     };
-    let start = text.find("base_model: ")?;
+    let start = text.find(mark)?;
     let end = text[start..].find("```")?;
     Some(text[start..start + end].to_owned())
 }
 
 #[test]
 fn the_guides_axolotl_file_runs_as_it_stands() {
-    let Some(text) = guide() else {
+    let Some(text) = guide("base_model: ") else {
         return;
     };
     let recipe = recipe(&text);
@@ -114,6 +114,41 @@ fn the_guides_axolotl_file_runs_as_it_stands() {
     assert_eq!(recipe.base.as_deref(), Some("meta-llama/Llama-3.1-8B-Instruct"));
     assert_eq!(recipe.data[0].path, "data/train.jsonl");
     assert!(recipe.data[0].fields.is_default());
+}
+
+#[test]
+fn the_guides_script_is_read_as_it_stands() {
+    let Some(text) = guide("#!/usr/bin/env python3") else {
+        return;
+    };
+    let recipe = Recipe::resolve(Layers {
+        text: Some(Text {
+            name: "train_witness.py",
+            text: &text,
+        }),
+        ..Layers::default()
+    })
+    .unwrap_or_else(|error| panic!("{}", render(&Diagnostic::from(error), false)));
+    let settings = &recipe.settings;
+    assert_eq!(recipe.base.as_deref(), Some("meta-llama/Llama-3.1-8B-Instruct"));
+    assert_eq!(recipe.data[0].path, "./data/train.jsonl");
+    assert_eq!(recipe.validation[0].path, "./data/val.jsonl");
+    assert_eq!(
+        (settings.lora["r"].clone(), settings.lora["lora_dropout"].clone()),
+        (json!(16), json!(0.05))
+    );
+    assert_eq!((settings.warmup_steps, settings.sequence_len), (Some(100), Some(2048)));
+    assert_eq!((settings.weight_decay, settings.compute), (0.01, Compute::Bf16));
+    assert_eq!(
+        (settings.eval_strategy, settings.eval_steps),
+        (When::Steps, Some(100.0))
+    );
+    assert_eq!(settings.excess_length, ExcessLength::Truncate);
+    assert_eq!(settings.report_to, ["wandb"]);
+    assert_eq!(recipe.output_dir.as_deref(), Some("./witness-llama-3.1-8b-lora"));
+    // Every keyword of LoraConfig (6), from_pretrained (3), TrainingArguments (19) and the tokenizer (3), the base and the two files.
+    assert_eq!(recipe.account.len(), 34, "{}", account(&recipe));
+    assert!(recipe.warnings.iter().any(|warning| warning.contains("--compat guide")));
 }
 
 const AXOLOTL: &str = "
@@ -289,6 +324,7 @@ fn transformers_defaults_are_transformers() {
         warmup_ratio: 0.0,
         logging_steps: 500,
         eval_strategy: When::No,
+        save_strategy: When::Steps,
         ..TrainSettings::default()
     };
     assert_eq!(settings, expected);
