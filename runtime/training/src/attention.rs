@@ -15,6 +15,7 @@ use rayon::prelude::*;
 
 use crate::kernels::{dot, exponentials, largest, vectorised};
 use crate::matmul::{Compute, Into, Means, View, ViewMut, matmul};
+use crate::numbers::Numbers;
 use crate::real::Real;
 
 /// Queries of one tile: with 64 a tile's scores of 2,048 keys (512 KiB) stay in the second-level cache.
@@ -41,20 +42,20 @@ pub(crate) struct Attention<'a> {
 #[derive(Debug)]
 pub(crate) struct Heads<T> {
     /// Queries.
-    pub(crate) q: Vec<T>,
+    pub(crate) q: Numbers<T>,
     /// Keys.
-    pub(crate) k: Vec<T>,
+    pub(crate) k: Numbers<T>,
     /// Values.
-    pub(crate) v: Vec<T>,
+    pub(crate) v: Numbers<T>,
 }
 
 /// What attention gives.
 #[derive(Debug)]
 pub(crate) struct Attended<T> {
     /// The output, `[n_heads, n, head_dim]`.
-    pub(crate) output: Vec<T>,
+    pub(crate) output: Numbers<T>,
     /// The logarithm of the sum of exponentials of every query's scores, `[n_heads, n]`.
-    pub(crate) log_sums: Vec<T>,
+    pub(crate) log_sums: Numbers<T>,
 }
 
 /// One task's part of a tensor with several heads: the tokens of one sample in each head of a group.
@@ -114,8 +115,8 @@ impl Attention<'_> {
 
     /// Computes outputs and log-sums.
     pub(crate) fn forward<T: Real>(&self, heads: &Heads<T>) -> Attended<T> {
-        let mut output = vec![T::ZERO; heads.q.len()];
-        let mut log_sums = vec![T::ZERO; heads.q.len() / self.head_dim];
+        let mut output = Numbers::stale(heads.q.len());
+        let mut log_sums = Numbers::stale(heads.q.len() / self.head_dim);
         let outputs = self.parts(&mut output, self.group(), self.head_dim);
         let sums = self.parts(&mut log_sums, self.group(), 1);
         let tasks: Vec<_> = outputs.into_iter().zip(sums).enumerate().collect();
@@ -197,9 +198,9 @@ impl Attention<'_> {
     /// Computes the gradients with respect to queries, keys and values from that of the output, `[n_heads, n, head_dim]`.
     pub(crate) fn backward<T: Real>(&self, heads: &Heads<T>, attended: &Attended<T>, doutput: &[T]) -> Heads<T> {
         let mut gradients = Heads {
-            q: vec![T::ZERO; heads.q.len()],
-            k: vec![T::ZERO; heads.k.len()],
-            v: vec![T::ZERO; heads.v.len()],
+            q: Numbers::stale(heads.q.len()),
+            k: Numbers::zeros(heads.k.len()),
+            v: Numbers::zeros(heads.v.len()),
         };
         let d = self.head_dim;
         let dqs = self.parts(&mut gradients.q, self.group(), d);

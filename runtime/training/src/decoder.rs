@@ -17,6 +17,7 @@ use crate::batch::Batch;
 use crate::error::Result;
 use crate::linear::{Linear, Pass};
 use crate::matmul::Compute;
+use crate::numbers::Numbers;
 use crate::parameters::{Gradients, ParameterId, Parameters};
 use crate::random::Stream;
 use crate::real::Real;
@@ -158,7 +159,7 @@ impl Decoder {
         Ok(self.logits_of(&context, &x, tokens))
     }
 
-    fn hidden<T: Real>(&self, context: &Context<'_, T>) -> Vec<T> {
+    fn hidden<T: Real>(&self, context: &Context<'_, T>) -> Numbers<T> {
         let x = self.embed(context.parameters, context.batch);
         self.layers.iter().fold(x, |x, layer| layer.forward(context, &x).0)
     }
@@ -187,7 +188,7 @@ impl Decoder {
         })
     }
 
-    fn embed<T: Real>(&self, parameters: &Parameters<T>, batch: &Batch) -> Vec<T> {
+    fn embed<T: Real>(&self, parameters: &Parameters<T>, batch: &Batch) -> Numbers<T> {
         parameters.rows(self.embedding, batch.ids().iter().map(|id| *id as usize))
     }
 

@@ -8,28 +8,18 @@ mod activation;
 mod cross_entropy;
 mod norm;
 
-use pulp::Arch;
 use rayon::prelude::*;
 
-use crate::product::{Isa, Level};
 use crate::real::Real;
 
 pub(crate) use activation::{swiglu, swiglu_backward};
 pub(crate) use cross_entropy::cross_entropy_rows;
 pub(crate) use norm::{rms_norm, rms_norm_backward, rms_statistics};
 
+pub(crate) use crate::product::vectorised;
+
 /// How many elements one task takes: large enough that starting it (about a microsecond) is nothing, small enough to share out.
 pub(crate) const TASK_ELEMENTS: usize = 16_384;
-
-/// Runs a closure compiled for the widest vectors there are. It must be marked `#[inline(always)]`: a closure that stays a function of its own is compiled for
-/// the oldest processors (measured: exponentials 4 ns each instead of below 1).
-#[inline(always)]
-pub(crate) fn vectorised<R>(run: impl FnOnce() -> R) -> R {
-    match Isa::current().level() {
-        Level::Scalar => run(),
-        _ => Arch::new().dispatch(run),
-    }
-}
 
 /// Returns how many rows of a width one task takes.
 pub(crate) fn rows_of_a_task(width: usize) -> usize {

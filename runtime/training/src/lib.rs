@@ -59,6 +59,7 @@ mod matmul;
 mod memory;
 mod method;
 mod nf4;
+mod numbers;
 mod optimizer;
 pub mod output;
 mod parameters;

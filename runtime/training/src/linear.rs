@@ -13,6 +13,7 @@ use rayon::prelude::*;
 
 use crate::kernels::{TASK_ELEMENTS, add, add_column_sums, add_row, scale_columns, vectorised};
 use crate::matmul::{Compute, Into, Means, View, ViewMut, matmul};
+use crate::numbers::Numbers;
 use crate::parameters::{Gradients, ParameterId, Parameters};
 use crate::random::Stream;
 use crate::real::Real;
@@ -57,9 +58,9 @@ pub(crate) struct Lora {
 #[derive(Debug, Default)]
 pub(crate) struct LinearTape<T> {
     /// h.
-    low: Vec<T>,
+    low: Numbers<T>,
     /// u of DoRA.
-    undirected: Vec<T>,
+    undirected: Numbers<T>,
     /// m / norm and 1 / norm of DoRA.
     direction: Vec<T>,
     inverse_norms: Vec<T>,
@@ -107,9 +108,14 @@ impl Linear {
     }
 
     /// Computes y.
-    pub(crate) fn forward<T: Real>(&self, parameters: &Parameters<T>, x: &[T], pass: Pass) -> (Vec<T>, LinearTape<T>) {
+    pub(crate) fn forward<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        x: &[T],
+        pass: Pass,
+    ) -> (Numbers<T>, LinearTape<T>) {
         let (n, means) = (x.len() / self.n_in, pass.means());
-        let mut y = vec![T::ZERO; n * self.n_out];
+        let mut y = Numbers::stale(n * self.n_out);
         let mut tape = LinearTape::default();
         let x_view = View::new(x, n, self.n_in);
         let weight = parameters.matrix(self.weight);
@@ -118,7 +124,7 @@ impl Linear {
         if let Some(lora) = &self.lora {
             let dropped = lora.drop(x, pass, self.n_in);
             let input = dropped.as_deref().map_or(x_view, |x| View::new(x, n, self.n_in));
-            tape.low = vec![T::ZERO; n * lora.rank];
+            tape.low = Numbers::stale(n * lora.rank);
             let a = View::new(parameters.values(lora.a), lora.rank, self.n_in);
             let low = ViewMut::new(&mut tape.low, n, lora.rank);
             matmul(low, Into::Replace, T::ONE, input, a.transposed(), means);
@@ -136,7 +142,7 @@ impl Linear {
                 let magnitude = parameters.values(magnitude);
                 let direction = magnitude.iter().zip(&tape.inverse_norms);
                 tape.direction = direction.map(|(magnitude, inverse)| *magnitude * *inverse).collect();
-                tape.undirected = y.clone();
+                tape.undirected = Numbers::copy_of(&y);
                 scale_columns(&mut y, &tape.direction);
             }
         }
@@ -180,7 +186,7 @@ impl Linear {
             let dlow = View::new(&dlow, n, lora.rank);
             let a = View::new(parameters.values(lora.a), lora.rank, self.n_in);
             if lora.drops(pass) {
-                let mut through_a = vec![T::ZERO; n * self.n_in];
+                let mut through_a = Numbers::stale(n * self.n_in);
                 let target = ViewMut::new(&mut through_a, n, self.n_in);
                 matmul(target, Into::Replace, T::ONE, dlow, a, means);
                 lora.drop_in_place(&mut through_a, pass, self.n_in);
@@ -200,7 +206,7 @@ impl Linear {
         gradients: &mut Gradients<T>,
         tape: &LinearTape<T>,
         flow: Flow<'_, T>,
-    ) -> Vec<T> {
+    ) -> Numbers<T> {
         let Flow { x, dy, pass } = flow;
         let (n, scale, means) = (dy.len() / self.n_out, T::from_f64(lora.scale), pass.means());
         let dy = View::new(dy, n, self.n_out);
@@ -209,7 +215,7 @@ impl Linear {
             let low = View::new(&tape.low, n, lora.rank);
             matmul(db, Into::Add, scale, dy.transposed(), low, means);
         }
-        let mut dlow = vec![T::ZERO; n * lora.rank];
+        let mut dlow = Numbers::stale(n * lora.rank);
         let b = View::new(parameters.values(lora.b), self.n_out, lora.rank);
         let target = ViewMut::new(&mut dlow, n, lora.rank);
         matmul(target, Into::Replace, scale, dy, b, means);
@@ -224,7 +230,7 @@ impl Linear {
     }
 
     /// For DoRA, adds the gradient of the magnitude and returns that of u.
-    fn direct<T: Real>(&self, gradients: &mut Gradients<T>, tape: &LinearTape<T>, dy: &[T]) -> Option<Vec<T>> {
+    fn direct<T: Real>(&self, gradients: &mut Gradients<T>, tape: &LinearTape<T>, dy: &[T]) -> Option<Numbers<T>> {
         let magnitude = self.lora.as_ref()?.magnitude?;
         if let Some(dmagnitude) = gradients.get_mut(magnitude) {
             let rows = dy
@@ -237,7 +243,7 @@ impl Linear {
                 }
             }
         }
-        let mut directed = dy.to_vec();
+        let mut directed = Numbers::copy_of(dy);
         scale_columns(&mut directed, &tape.direction);
         Some(directed)
     }
@@ -274,9 +280,9 @@ impl Lora {
     }
 
     /// Returns x with dropped values, or nothing where none are dropped.
-    fn drop<T: Real>(&self, x: &[T], pass: Pass, width: usize) -> Option<Vec<T>> {
+    fn drop<T: Real>(&self, x: &[T], pass: Pass, width: usize) -> Option<Numbers<T>> {
         self.drops(pass).then(|| {
-            let mut dropped = x.to_vec();
+            let mut dropped = Numbers::copy_of(x);
             self.drop_in_place(&mut dropped, pass, width);
             dropped
         })

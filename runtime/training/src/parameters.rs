@@ -7,6 +7,7 @@ use witness_formats::safetensors::SafeTensors;
 
 use crate::error::{Result, TrainingError};
 use crate::matmul::Matrix;
+use crate::numbers::Numbers;
 use crate::real::Real;
 use crate::stored::{DenseRows, Stored, decode_all};
 
@@ -139,24 +140,23 @@ impl<T: Real> Parameters<T> {
     }
 
     /// Copies some rows of a matrix behind each other.
-    pub(crate) fn rows(&self, id: ParameterId, rows: impl Iterator<Item = usize>) -> Vec<T> {
+    pub(crate) fn rows(&self, id: ParameterId, rows: impl ExactSizeIterator<Item = usize>) -> Numbers<T> {
         let parameter = &self.all[id.0];
         let width = parameter.shape.last().copied().unwrap_or(1);
-        match &parameter.stored {
-            None => rows
-                .flat_map(|row| &parameter.values[row * width..][..width])
-                .copied()
-                .collect(),
-            Some(stored) => {
-                let mut decoded = vec![0.0; width];
-                let mut values = Vec::new();
-                for row in rows {
+        let mut copied = Numbers::stale(rows.len() * width);
+        let mut decoded = vec![0.0; if parameter.stored.is_some() { width } else { 0 }];
+        for (row, copied) in rows.zip(copied.chunks_exact_mut(width.max(1))) {
+            match &parameter.stored {
+                None => copied.copy_from_slice(&parameter.values[row * width..][..width]),
+                Some(stored) => {
                     stored.decode(row..row + 1, &mut decoded);
-                    values.extend(decoded.iter().map(|value| T::from_f32(*value)));
+                    for (copied, value) in copied.iter_mut().zip(&decoded) {
+                        *copied = T::from_f32(*value);
+                    }
                 }
-                values
             }
         }
+        copied
     }
 
     /// Returns how many bytes the weights take.

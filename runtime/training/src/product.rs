@@ -33,7 +33,7 @@ use kind::Kind;
 use pack::Panels;
 
 pub use isa::Isa;
-pub(crate) use isa::Level;
+pub(crate) use isa::{Level, vectorised};
 pub(crate) use pack::{Right, Strided};
 
 /// How many numbers of B are packed at a time: enough that starting the threads for them is nothing, few enough to stay near the processor.

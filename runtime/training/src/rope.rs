@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use witness_formats::hf::{DecoderConfig, RopeScaling};
 
 use crate::error::{Result, TrainingError};
+use crate::numbers::Numbers;
 use crate::real::Real;
 
 /// One frequency for every pair of dimensions.
@@ -152,11 +153,11 @@ fn yarn_factor(factor: f64, mscale: f64) -> f64 {
 
 impl<T: Real> Rotation<T> {
     /// Turns `rows`, `[n, heads * head_dim]`, into `[heads, n, head_dim]`.
-    pub(crate) fn split_and_turn(&self, rows: &[T], n_heads: usize) -> Vec<T> {
+    pub(crate) fn split_and_turn(&self, rows: &[T], n_heads: usize) -> Numbers<T> {
         let (half, head_dim) = (self.half, 2 * self.half);
         let width = n_heads * head_dim;
         let n = rows.len() / width;
-        let mut turned = vec![T::ZERO; rows.len()];
+        let mut turned = Numbers::stale(rows.len());
         let heads = turned.par_chunks_mut(n * head_dim).enumerate();
         heads.for_each(|(head, turned)| {
             for (token, target) in turned.chunks_exact_mut(head_dim).enumerate() {
@@ -173,11 +174,11 @@ impl<T: Real> Rotation<T> {
     }
 
     /// Turns `heads`, `[heads, n, head_dim]`, back into `[n, heads * head_dim]`: the transpose of [`Rotation::split_and_turn`], which is its gradient.
-    pub(crate) fn turn_back_and_join(&self, heads: &[T], n_heads: usize) -> Vec<T> {
+    pub(crate) fn turn_back_and_join(&self, heads: &[T], n_heads: usize) -> Numbers<T> {
         let (half, head_dim) = (self.half, 2 * self.half);
         let width = n_heads * head_dim;
         let n = heads.len() / width;
-        let mut rows = vec![T::ZERO; heads.len()];
+        let mut rows = Numbers::stale(heads.len());
         rows.par_chunks_mut(width).enumerate().for_each(|(token, row)| {
             let (cos, sin) = (&self.cos[token * half..][..half], &self.sin[token * half..][..half]);
             for (head, target) in row.chunks_exact_mut(head_dim).enumerate() {
@@ -194,10 +195,10 @@ impl<T: Real> Rotation<T> {
 }
 
 /// Turns `[n, heads * head_dim]` into `[heads, n, head_dim]`, as values need it, which do not turn.
-pub(crate) fn split_heads<T: Real>(rows: &[T], n_heads: usize, head_dim: usize) -> Vec<T> {
+pub(crate) fn split_heads<T: Real>(rows: &[T], n_heads: usize, head_dim: usize) -> Numbers<T> {
     let width = n_heads * head_dim;
     let n = rows.len() / width;
-    let mut heads = vec![T::ZERO; rows.len()];
+    let mut heads = Numbers::stale(rows.len());
     heads
         .par_chunks_mut(n * head_dim)
         .enumerate()
@@ -210,10 +211,10 @@ pub(crate) fn split_heads<T: Real>(rows: &[T], n_heads: usize, head_dim: usize) 
 }
 
 /// Turns `[heads, n, head_dim]` into `[n, heads * head_dim]`.
-pub(crate) fn join_heads<T: Real>(heads: &[T], n_heads: usize, head_dim: usize) -> Vec<T> {
+pub(crate) fn join_heads<T: Real>(heads: &[T], n_heads: usize, head_dim: usize) -> Numbers<T> {
     let width = n_heads * head_dim;
     let n = heads.len() / width;
-    let mut rows = vec![T::ZERO; heads.len()];
+    let mut rows = Numbers::stale(heads.len());
     rows.par_chunks_mut(width).enumerate().for_each(|(token, row)| {
         for (head, target) in row.chunks_exact_mut(head_dim).enumerate() {
             target.copy_from_slice(&heads[(head * n + token) * head_dim..][..head_dim]);

@@ -10,6 +10,7 @@ use crate::decoder::{Decoder, GradientOptions, Recompute};
 use crate::error::{Result, TrainingError};
 use crate::matmul::Compute;
 use crate::method::Method;
+use crate::numbers::KeptMemory;
 use crate::optimizer::{Optimizer, OptimizerState, clip};
 use crate::parameters::{Gradients, Parameters, WeightSource};
 use crate::random::Stream;
@@ -68,6 +69,7 @@ pub struct Trainer<T = f32> {
     pub(crate) options: TrainerOptions,
     gradients: Gradients<T>,
     pool: Option<rayon::ThreadPool>,
+    _memory: KeptMemory,
 }
 
 impl<T: Real> Trainer<T> {
@@ -108,6 +110,7 @@ impl<T: Real> Trainer<T> {
             parameters,
             method,
             options,
+            _memory: KeptMemory,
         })
     }
 

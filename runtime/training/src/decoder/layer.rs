@@ -7,19 +7,20 @@ use super::{Context, Layer};
 use crate::attention::{Attended, Attention, Heads};
 use crate::kernels::{add, rms_norm, rms_norm_backward, rms_statistics, swiglu, swiglu_backward};
 use crate::linear::{Flow, Linear, LinearTape};
+use crate::numbers::Numbers;
 use crate::parameters::{Gradients, ParameterId, Parameters};
 use crate::real::Real;
 use crate::rope::{join_heads, split_heads};
 
 /// What a layer's forward pass leaves for its backward one, beside its input.
 pub(super) struct LayerTape<T> {
-    input_statistics: Vec<T>,
+    input_statistics: Numbers<T>,
     heads: Heads<T>,
     attended: Attended<T>,
-    middle: Vec<T>,
-    middle_statistics: Vec<T>,
-    gate: Vec<T>,
-    up: Vec<T>,
+    middle: Numbers<T>,
+    middle_statistics: Numbers<T>,
+    gate: Numbers<T>,
+    up: Numbers<T>,
     linears: LinearTapes<T>,
 }
 
@@ -62,7 +63,7 @@ impl Layer {
     }
 
     /// Computes the layer's output, `[n, d]`, from its input.
-    pub(super) fn forward<T: Real>(&self, context: &Context<'_, T>, x: &[T]) -> (Vec<T>, LayerTape<T>) {
+    pub(super) fn forward<T: Real>(&self, context: &Context<'_, T>, x: &[T]) -> (Numbers<T>, LayerTape<T>) {
         let (parameters, config, pass) = (context.parameters, context.config, context.pass);
         let (d, epsilon) = (config.hidden_size, config.rms_norm_eps);
         let input_statistics = rms_statistics(x, d, epsilon);
@@ -158,16 +159,16 @@ impl Layer {
         gradients: &mut Gradients<T>,
         linears: &LinearTapes<T>,
         normed: &Normed<'_, T>,
-        (mut gate, mut up): (Vec<T>, Vec<T>),
+        (mut gate, mut up): (Numbers<T>, Numbers<T>),
         dx: &mut [T],
         goes_on: bool,
     ) {
         let (parameters, pass) = (context.parameters, context.pass);
         let activated = match self.down.needs_input(parameters) {
             true => swiglu(&gate, &up),
-            false => Vec::new(),
+            false => Numbers::stale(0),
         };
-        let mut dactivated = vec![T::ZERO; gate.len()];
+        let mut dactivated = Numbers::zeros(gate.len());
         let target = Some(&mut dactivated[..]);
         self.down.backward(
             parameters,
@@ -204,9 +205,9 @@ impl Layer {
         let (parameters, config, pass) = (context.parameters, context.config, context.pass);
         let joined = match self.o.needs_input(parameters) {
             true => join_heads(&attended.output, config.n_heads, config.head_dim),
-            false => Vec::new(),
+            false => Numbers::stale(0),
         };
-        let mut djoined = vec![T::ZERO; heads.q.len()];
+        let mut djoined = Numbers::zeros(heads.q.len());
         let target = Some(&mut djoined[..]);
         self.o.backward(
             parameters,
@@ -250,7 +251,7 @@ impl<T: Real> Normed<'_, T> {
         &self,
         context: &Context<'_, T>,
         gradients: &mut Gradients<T>,
-        modules: &[(&Linear, &LinearTape<T>, &Vec<T>)],
+        modules: &[(&Linear, &LinearTape<T>, &Numbers<T>)],
         dx: &mut [T],
         goes_on: bool,
     ) {
@@ -259,9 +260,9 @@ impl<T: Real> Normed<'_, T> {
         let goes_to_norm = goes_on || parameters.is_trained(self.weight);
         let input = match modules.iter().any(|(linear, _, _)| linear.needs_input(parameters)) {
             true => rms_norm(self.x, weight, self.statistics),
-            false => Vec::new(),
+            false => Numbers::stale(0),
         };
-        let mut dnormed = vec![T::ZERO; if goes_to_norm { self.x.len() } else { 0 }];
+        let mut dnormed = Numbers::zeros(if goes_to_norm { self.x.len() } else { 0 });
         for (linear, tape, dy) in modules {
             let target = goes_to_norm.then_some(&mut dnormed[..]);
             linear.backward(parameters, gradients, tape, Flow { x: &input, dy, pass }, target);

@@ -6,6 +6,7 @@
 use super::{Context, Decoder};
 use crate::kernels::{cross_entropy_rows, rms_norm, rms_norm_backward, rms_statistics};
 use crate::linear::{Flow, Pass};
+use crate::numbers::Numbers;
 use crate::parameters::Gradients;
 use crate::real::Real;
 
@@ -20,13 +21,12 @@ impl Decoder {
     }
 
     /// Returns the rows of `x`, `[n, d]`, that predict a target, with the statistics of their norm.
-    fn predicting<T: Real>(&self, x: &[T], tokens: &[usize]) -> (Vec<T>, Vec<T>) {
+    fn predicting<T: Real>(&self, x: &[T], tokens: &[usize]) -> (Numbers<T>, Numbers<T>) {
         let d = self.config.hidden_size;
-        let rows: Vec<T> = tokens
-            .iter()
-            .flat_map(|token| &x[token * d..(token + 1) * d])
-            .copied()
-            .collect();
+        let mut rows = Numbers::stale(tokens.len() * d);
+        for (row, token) in rows.chunks_exact_mut(d).zip(tokens) {
+            row.copy_from_slice(&x[token * d..(token + 1) * d]);
+        }
         let statistics = rms_statistics(&rows, d, self.config.rms_norm_eps);
         (rows, statistics)
     }
@@ -56,12 +56,12 @@ impl Decoder {
         gradients: &mut Gradients<T>,
         x: &[T],
         scale: f64,
-    ) -> (f64, Vec<T>) {
+    ) -> (f64, Numbers<T>) {
         let (parameters, d) = (context.parameters, self.config.hidden_size);
         let weight = parameters.values(self.norm);
         let (rows, statistics) = self.predicting(x, context.batch.predicting());
         let normed = rms_norm(&rows, weight, &statistics);
-        let mut dnormed = vec![T::ZERO; normed.len()];
+        let mut dnormed = Numbers::zeros(normed.len());
         let n_rows = self.chunk_rows::<T>();
         let targets = context.batch.targets().chunks(n_rows);
         let chunks = normed
@@ -81,10 +81,10 @@ impl Decoder {
             };
             self.head.backward(parameters, gradients, &tape, flow, Some(dnormed));
         }
-        let mut drows = vec![T::ZERO; rows.len()];
+        let mut drows = Numbers::zeros(rows.len());
         let dweight = gradients.get_mut(self.norm);
         rms_norm_backward(&mut drows, dweight, &dnormed, &rows, weight, &statistics);
-        let mut dx = vec![T::ZERO; x.len()];
+        let mut dx = Numbers::zeros(x.len());
         for (token, drow) in context.batch.predicting().iter().zip(drows.chunks_exact(d)) {
             dx[token * d..(token + 1) * d].copy_from_slice(drow);
         }
@@ -95,7 +95,7 @@ impl Decoder {
     pub(super) fn logits_of<T: Real>(&self, context: &Context<'_, T>, x: &[T], tokens: &[usize]) -> Vec<T> {
         let (rows, statistics) = self.predicting(x, tokens);
         let normed = rms_norm(&rows, context.parameters.values(self.norm), &statistics);
-        self.head.forward(context.parameters, &normed, context.pass).0
+        self.head.forward(context.parameters, &normed, context.pass).0.to_vec()
     }
 }
 

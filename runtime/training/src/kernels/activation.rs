@@ -3,11 +3,12 @@
 use rayon::prelude::*;
 
 use super::{TASK_ELEMENTS, vectorised};
+use crate::numbers::Numbers;
 use crate::real::Real;
 
 /// Computes `a` from the gate and the up projection.
-pub(crate) fn swiglu<T: Real>(gate: &[T], up: &[T]) -> Vec<T> {
-    let mut activated = vec![T::ZERO; gate.len()];
+pub(crate) fn swiglu<T: Real>(gate: &[T], up: &[T]) -> Numbers<T> {
+    let mut activated = Numbers::stale(gate.len());
     let tasks = activated
         .par_chunks_mut(TASK_ELEMENTS)
         .zip(gate.par_chunks(TASK_ELEMENTS));

@@ -5,11 +5,12 @@
 use rayon::prelude::*;
 
 use super::{dot, rows_of_a_task, vectorised};
+use crate::numbers::Numbers;
 use crate::real::Real;
 
 /// Computes `s` of every row of `x`, `[n, d]`.
-pub(crate) fn rms_statistics<T: Real>(x: &[T], d: usize, epsilon: f64) -> Vec<T> {
-    let mut statistics = vec![T::ZERO; x.len() / d];
+pub(crate) fn rms_statistics<T: Real>(x: &[T], d: usize, epsilon: f64) -> Numbers<T> {
+    let mut statistics = Numbers::stale(x.len() / d);
     let n_rows = rows_of_a_task(d);
     let tasks = statistics.par_chunks_mut(n_rows).zip(x.par_chunks(n_rows * d));
     tasks.for_each(|(statistics, x)| {
@@ -27,9 +28,9 @@ pub(crate) fn rms_statistics<T: Real>(x: &[T], d: usize, epsilon: f64) -> Vec<T>
 }
 
 /// Computes `y`, `[n, d]`, from `x` and the statistics of its rows.
-pub(crate) fn rms_norm<T: Real>(x: &[T], weight: &[T], statistics: &[T]) -> Vec<T> {
+pub(crate) fn rms_norm<T: Real>(x: &[T], weight: &[T], statistics: &[T]) -> Numbers<T> {
     let d = weight.len();
-    let mut y = vec![T::ZERO; x.len()];
+    let mut y = Numbers::stale(x.len());
     let n_rows = rows_of_a_task(d);
     let tasks = y.par_chunks_mut(n_rows * d).zip(x.par_chunks(n_rows * d));
     tasks

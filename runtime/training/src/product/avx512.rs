@@ -242,7 +242,8 @@ pub(super) unsafe fn pack_rounded(
 ///
 /// # Safety
 /// `source` holds `n_lanes` lanes of `n_k` steps.
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn across(
     source: &Strided<'_>,
     n_lanes: usize,
@@ -253,8 +254,7 @@ pub(super) unsafe fn across(
 ) -> [__m512i; LANES] {
     let n = n_k.saturating_sub(k);
     let masks = (mask_of(n), mask_of(n.saturating_sub(LANES)));
-    // SAFETY: zero is a value of these vectors; the instructions are the caller's.
-    let mut lanes: [__m512i; LANES] = unsafe { std::mem::zeroed() };
+    let mut lanes = [_mm512_setzero_si512(); LANES];
     for (lane, units) in lanes.iter_mut().enumerate().take(n_lanes) {
         // SAFETY: the masks leave out steps from `n_k` on; no address is formed beyond what they leave.
         unsafe {
@@ -274,7 +274,8 @@ pub(super) unsafe fn across(
 ///
 /// # Safety
 /// `source` holds `n_lanes` lanes of `n_k` steps.
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn along(
     source: &Strided<'_>,
     n_lanes: usize,
@@ -283,8 +284,7 @@ pub(super) unsafe fn along(
     per_unit: usize,
     unit: impl Fn(__m512, __m512) -> __m512i,
 ) -> [__m512i; LANES] {
-    // SAFETY: zero is a value of these vectors; the instructions are the caller's.
-    let (mut units, zero): ([__m512i; LANES], __m512) = unsafe { (std::mem::zeroed(), std::mem::zeroed()) };
+    let (mut units, zero) = ([_mm512_setzero_si512(); LANES], _mm512_setzero_ps());
     let load = |k: usize| -> __m512 {
         if k >= n_k {
             return zero;

@@ -1,6 +1,7 @@
 //! Which instructions the kernels use: the best that the processor has, or fewer when somebody says so.
 //!
 //! **Invariant:** holding an [`Isa`] proves that this processor executes it, for only detection makes one.
+#![expect(unsafe_code, reason = "calls of functions whose instructions were detected")]
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -39,10 +40,13 @@ static CURRENT: AtomicU8 = AtomicU8::new(0);
 impl Isa {
     /// Returns what kernels use now.
     pub fn current() -> Isa {
-        let level = CURRENT.load(Ordering::Relaxed);
-        match LEVELS.iter().find(|(known, _)| *known as u8 == level) {
-            Some((known, _)) => Isa(*known),
-            None => {
+        match CURRENT.load(Ordering::Relaxed) {
+            1 => Isa(Level::Scalar),
+            2 => Isa(Level::Avx2),
+            3 => Isa(Level::Avx512),
+            4 => Isa(Level::Avx512Bf16),
+            5 => Isa(Level::Amx),
+            _ => {
                 let detected = Isa::detect();
                 CURRENT.store(detected.0 as u8, Ordering::Relaxed);
                 detected
@@ -96,6 +100,37 @@ impl Isa {
     pub(crate) fn level(self) -> Level {
         self.0
     }
+}
+
+/// Runs a closure compiled for the widest vectors in use. It must be marked `#[inline(always)]`: a closure that stays a function of its own is compiled for the
+/// oldest processors (measured: exponentials 4 ns each instead of below 1).
+///
+/// The order of operations is the same whatever the vectors, and no two are contracted into one, so the bits are the same too.
+#[inline(always)]
+pub(crate) fn vectorised<R>(run: impl FnOnce() -> R) -> R {
+    match Isa::current().0 {
+        Level::Scalar => run(),
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an `Isa` of this level proves that the processor has AVX2 and FMA.
+        Level::Avx2 => unsafe { with_avx2(run) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: an `Isa` of these levels proves that the processor has AVX-512.
+        Level::Avx512 | Level::Avx512Bf16 | Level::Amx => unsafe { with_avx512(run) },
+        #[cfg(not(target_arch = "x86_64"))]
+        Level::Avx2 | Level::Avx512 | Level::Avx512Bf16 | Level::Amx => run(),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn with_avx2<R>(run: impl FnOnce() -> R) -> R {
+    run()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+fn with_avx512<R>(run: impl FnOnce() -> R) -> R {
+    run()
 }
 
 #[cfg(target_arch = "x86_64")]

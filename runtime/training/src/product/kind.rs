@@ -125,7 +125,7 @@ impl Kind {
     pub(super) fn units_of_a_pass_max(self) -> usize {
         match self.tile {
             #[cfg(target_arch = "x86_64")]
-            Tile::Amx => 320,
+            Tile::Amx => 192,
             _ => 512,
         }
     }
