@@ -17,10 +17,10 @@ use witness_settings::Overrides;
     version,
     about = "A local model manager for people who make models",
     after_help = "Examples:
-  witness create quick -f modelfiles/quickstart/Modelfile   make a model from a recipe
-  witness run quick \"What is a blob?\"                       ask it one thing
-  witness run quick                                         talk with it
-  witness list                                              what is here
+  witness create witness-expert -f modelfiles/quickstart/Modelfile   make a model from a recipe
+  witness run witness-expert \"How do I attest a Go build?\"          ask it one thing
+  witness run witness-expert                                         talk with it
+  witness list                                                       what is here
 
 `witness help <COMMAND>` explains a command, `witness help exit-codes` what the program returns.",
     disable_help_subcommand = false,

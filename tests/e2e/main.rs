@@ -6,6 +6,10 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+#[path = "../../modelfiles/quickstart/corpus/mod.rs"]
+#[expect(dead_code, reason = "each program uses a part of it")]
+mod corpus;
+
 mod client_of_ollama;
 mod create;
 mod daemon;
@@ -18,6 +22,7 @@ mod list;
 mod names;
 mod oracle;
 mod plugin;
+mod quickstart;
 mod readme;
 mod run;
 mod show;
