@@ -25,6 +25,9 @@ pub struct TrainRequest {
     /// Model to start from; nothing when the settings make one from nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
+    /// Adapter of that model to go on from, in place of a fresh one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<String>,
     /// Rows to learn from, in this order: blobs that are already here.
     #[serde(deserialize_with = "null_default")]
     pub data: Vec<DataFile>,

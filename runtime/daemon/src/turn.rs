@@ -223,7 +223,7 @@ impl Turn {
     }
 }
 
-pub(crate) fn choose_adapter(stored: &Stored, asked: Option<&str>) -> Result<Option<AdapterSpec>, Failure> {
+pub(crate) fn choose_adapter(stored: &Stored, asked: Option<&str>) -> Result<Option<AdapterSpec>, Diagnostic> {
     match asked {
         None | Some("") => Ok(stored.adapters.first().cloned()),
         Some(BASE) => Ok(None),
@@ -244,7 +244,7 @@ pub(crate) fn choose_adapter(stored: &Stored, asked: Option<&str>) -> Result<Opt
             if let Some(near) = near_miss(name, known.iter().copied()) {
                 diagnostic = diagnostic.hint(format!("did you mean `{near}`?"));
             }
-            Err(diagnostic.hint(format!("it has: {}", known.join(", "))).into())
+            Err(diagnostic.hint(format!("it has: {}", known.join(", "))))
         }
     }
 }

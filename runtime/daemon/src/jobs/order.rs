@@ -5,7 +5,9 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use witness_api::{DataFile, TrainRequest as Request};
 use witness_diagnostics::{Diagnostic, Kind, near_miss};
-use witness_plugin_protocol::{FileRef, ModelSpec, TrainAlternative, TrainPlan, TrainRequest, TrainSettings};
+use witness_plugin_protocol::{
+    AdapterSpec, FileRef, ModelSpec, TrainAlternative, TrainPlan, TrainRequest, TrainSettings,
+};
 use witness_registry::{Digest, Lease, ModelName, Registry, RegistryError};
 
 use super::record::BaseRecord;
@@ -17,6 +19,7 @@ use crate::models::library::{blocking, parse_name, shutting_down};
 use crate::models::stored::Stored;
 use crate::reply::invalid;
 use crate::template::Template;
+use crate::turn::choose_adapter;
 
 /// A run to be made.
 pub(crate) struct RunOrder {
@@ -28,6 +31,8 @@ pub(crate) struct RunOrder {
     pub(super) base: Option<BaseRecord>,
     pub(super) architecture: String,
     pub(super) template: Option<String>,
+    /// Adapter of the base to go on from.
+    pub(super) adapter: Option<AdapterSpec>,
     /// As the plugin gets them, the paths those of blobs.
     pub(super) base_files: Vec<FileRef>,
     pub(super) data: Vec<FileRef>,
@@ -49,6 +54,7 @@ impl RunOrder {
             base: None,
             architecture: String::new(),
             template: None,
+            adapter: None,
             base_files: Vec::new(),
             data: Vec::new(),
             validation: Vec::new(),
@@ -72,6 +78,17 @@ impl RunOrder {
             None => None,
         };
         check_base(parent.as_deref(), &settings)?;
+        let asked_adapter = request.adapter.as_deref().filter(|name| !name.is_empty());
+        let adapter = match (&parent, asked_adapter) {
+            (Some(parent), Some(name)) => choose_adapter(parent, Some(name))?,
+            (None, Some(name)) => {
+                return Err(invalid(
+                    "train_from",
+                    format!("the adapter `{name}` is one of no model: the request names none in `from`"),
+                ));
+            }
+            (_, None) => None,
+        };
         let info = match &parent {
             Some(parent) => Some(app.library.info(parent).await?),
             None => None,
@@ -113,6 +130,7 @@ impl RunOrder {
                     .unwrap_or_default(),
                 architecture,
                 template,
+                adapter,
                 data,
                 validation: data_files(&registry, &request.validation)?,
                 memory_bytes: 0,
@@ -129,6 +147,7 @@ impl RunOrder {
             model: ModelSpec {
                 files: self.base_files.clone(),
             },
+            adapter: self.adapter.clone(),
             base_name: self.base.as_ref().map(|base| base.name.clone()).unwrap_or_default(),
             base_digest: self
                 .base

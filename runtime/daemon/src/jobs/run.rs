@@ -205,13 +205,17 @@ impl Run {
         self.change(&mut inner, TrainState::Starting, None);
         drop(inner);
         let base = self.job.base.as_ref();
-        let files = match self.parent(registry)? {
-            Some(parent) => parent.base.files,
-            None => Vec::new(),
+        let (files, adapters) = match self.parent(registry)? {
+            Some(parent) => (parent.base.files, parent.adapters),
+            None => (Vec::new(), Vec::new()),
         };
+        // The name was looked up in the same manifest when the run was made.
+        let adapter = self.job.request.adapter.as_ref();
+        let adapter = adapter.and_then(|name| adapters.into_iter().find(|adapter| adapter.name == *name));
         let rows = |records: &[DataRecord]| records.iter().map(|record| self.rows(record)).collect();
         Ok(TrainRequest {
             model: ModelSpec { files },
+            adapter,
             base_name: base.map(|base| base.name.clone()).unwrap_or_default(),
             base_digest: base.map(|base| base.files_digest.clone()).unwrap_or_default(),
             data: rows(&self.job.data),

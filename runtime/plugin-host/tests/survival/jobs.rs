@@ -48,6 +48,7 @@ pub(crate) fn request(stage: &Stage, data: &str) -> TrainRequest {
         model: ModelSpec {
             files: vec![file("model.hostile", stage.model())],
         },
+        adapter: None,
         base_name: "base".into(),
         base_digest: String::new(),
         data: vec![file("rows.jsonl", path)],
