@@ -1,10 +1,16 @@
 //! The command line as data: every verb, flag and example. Parsing only; what a verb does is in `commands/`.
 
 mod data;
+mod train;
 
 use std::path::PathBuf;
 
-pub(crate) use data::{ChecksName, Data, DataMerge, DataSplit, DataStats, DataValidate, Unwanted};
+pub(crate) use data::{
+    ChecksName, Data, DataMerge, DataPreview, DataSplit, DataStats, DataValidate, Unwanted, WithModel,
+};
+pub(crate) use train::{
+    DialectName, Export, ExportForm, Train, TrainList, TrainLogs, TrainOne, TrainResume, TrainRm, TrainStart, TrainVerb,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -88,6 +94,7 @@ Other verbs start the daemon by themselves; `witness stop --daemon` ends it.")]
   witness run mine \"Explain this\" < notes.txt
   witness run mine --param temperature=0 --param seed=7 \"Write a policy\"
   witness run mine --adapter base \"The same without its adapter\"
+  witness run mine --checkpoint 300 \"As it was after 300 steps\"
   witness run mine --estimate               memory it would take; loads nothing
 
 The answer goes to standard output, everything else to standard error.")]
@@ -132,6 +139,26 @@ Files that no other model uses are removed with it."
   witness stop mine
   witness stop --daemon")]
     Stop(Stop),
+    /// Train a model, or an adapter for one
+    #[command(
+        subcommand_negates_reqs = true,
+        after_help = "Examples:
+  witness train --base qwen2.5:0.5b --data train.jsonl --name witness-expert
+  witness train axolotl_config.yml --base llama3.1:8b --name witness-expert
+  witness train recipe.yml --set lora.r=32 --epochs 1
+  witness train recipe.yml --show-recipe    what would be done, and what became of every key
+  witness train recipe.yml --estimate       steps, memory and time
+
+Keys of a recipe: ours, and those of Axolotl, Transformers' TrainingArguments and PEFT's LoraConfig. Ctrl-C ends a run with a
+checkpoint; `witness train resume` goes on. A recipe that is called like a verb is given with --recipe."
+    )]
+    Train(Box<Train>),
+    /// Write an adapter's files into a folder
+    #[command(after_help = "Examples:
+  witness export witness-expert ./adapter
+  witness export witness-expert ./adapter --checkpoint 300
+  witness export witness-expert ./adapter --to peft   the form that PEFT loads (the default)")]
+    Export(Export),
     /// Check and prepare training data
     #[command(subcommand)]
     Data(Data),
@@ -200,6 +227,9 @@ pub(crate) struct Run {
     /// Adapter to answer with; `base` = none [default: the model's first]
     #[arg(long, value_name = "NAME")]
     pub(crate) adapter: Option<String>,
+    /// Answer as after so many steps of training
+    #[arg(long, value_name = "STEP", conflicts_with = "adapter")]
+    pub(crate) checkpoint: Option<u64>,
     /// System message in place of the model's own
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,

@@ -53,6 +53,11 @@ impl Context {
         self.runtime.block_on(exchange).map_err(Diagnostic::from)
     }
 
+    /// Runs a future that minds Ctrl-C itself.
+    pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
     /// Runs one exchange until it ends or the user presses Ctrl-C; nothing = the latter. What was in progress is dropped, which
     /// cancels it in the daemon.
     pub(crate) fn wait_or_interrupt<T>(

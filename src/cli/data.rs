@@ -33,8 +33,17 @@ The rows, their order and the bytes are those of random.seed(42); random.shuffle
     /// Count rows, roles and lengths
     #[command(after_help = "Examples:
   witness data stats data/
-  witness data stats train.jsonl --json")]
+  witness data stats train.jsonl --json
+  witness data stats data/ --model qwen2.5:0.5b            tokens per row too")]
     Stats(DataStats),
+    /// Show rows as a model is taught them
+    #[command(after_help = "Examples:
+  witness data preview train.jsonl --model qwen2.5:0.5b    the first row
+  witness data preview data/ --model mine --row 7 --row 8
+  witness data preview train.jsonl --model mine --set train_on_inputs=true
+
+What is learned stands out; without colours its lines begin with `>`, the others with `|`.")]
+    Preview(DataPreview),
 }
 
 /// Flags of `data validate`.
@@ -136,7 +145,40 @@ pub(crate) struct DataStats {
     /// Files, folders or patterns
     #[arg(required = true)]
     pub(crate) files: Vec<PathBuf>,
+    /// Model whose tokens are counted
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: Option<String>,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Flags of `data preview`.
+#[derive(Debug, Args)]
+pub(crate) struct DataPreview {
+    /// Files, folders or patterns
+    #[arg(required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) with: WithModel,
+    /// Row to show, from 1 (repeatable)
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) row: Vec<u64>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// The model that rows are prepared for, and how.
+#[derive(Debug, Args)]
+pub(crate) struct WithModel {
+    /// Model that is taught
+    #[arg(long, value_name = "NAME")]
+    pub(crate) model: String,
+    /// A recipe whose settings hold
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recipe: Option<PathBuf>,
+    /// Set a key of a recipe (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
 }

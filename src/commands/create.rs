@@ -10,6 +10,7 @@ use witness_diagnostics::{Diagnostic, Kind};
 use witness_modelfile::{FILE_BYTES_MAX, Plan};
 
 use crate::cli::Create;
+use crate::commands::train::{self, Order};
 use crate::context::{Context, Outcome};
 use crate::render::output;
 use crate::render::progress::Bars;
@@ -18,6 +19,12 @@ use crate::render::progress::Bars;
 pub(crate) fn create(context: &Context, arguments: &Create) -> Outcome {
     let plan = plan(&arguments.file)?;
     let directory = directory(&arguments.file)?;
+    if let Some(training) = &plan.training {
+        let file = arguments.file.display().to_string();
+        let order = Order::of_modelfile(&arguments.name, &file, &directory, &plan, training)?;
+        order.warn();
+        return train::run(context, order, false, false);
+    }
     let user_home = std::env::home_dir();
     let roots = Roots {
         directory: &directory,
@@ -93,7 +100,7 @@ fn directory(file: &Path) -> Outcome<std::path::PathBuf> {
     })
 }
 
-async fn make(client: &Client, bars: &Bars, arguments: &Create, plan: &Plan, sources: &Sources) -> Outcome {
+pub(crate) async fn make(client: &Client, bars: &Bars, arguments: &Create, plan: &Plan, sources: &Sources) -> Outcome {
     let files: Vec<&SourceFile> = sources.files().collect();
     let digests = store(client, bars, &files, arguments.link).await?;
     let mut request = sources.request(&arguments.name, plan, &digests);

@@ -6,6 +6,7 @@ mod create;
 mod data;
 mod doctor;
 pub(crate) mod exit_codes;
+mod export;
 mod fsck;
 mod list;
 mod plugin;
@@ -15,6 +16,7 @@ mod run;
 mod serve;
 mod show;
 mod stop;
+mod train;
 mod version;
 mod worker;
 
@@ -30,7 +32,7 @@ pub(crate) fn dispatch(cli: Cli) -> Outcome<ExitCode> {
         Command::Worker(arguments) => return Ok(worker::worker(arguments)),
         Command::Completions(arguments) => return completions::completions(&arguments).map(|()| ExitCode::SUCCESS),
         Command::ExitCodes => return exit_codes::exit_codes().map(|()| ExitCode::SUCCESS),
-        Command::Data(verb) => return data::data(&verb),
+        Command::Data(ref verb) if !data::asks_a_model(verb) => return data::data(verb),
         _ => {}
     }
     if let Command::Serve(arguments) = cli.command {
@@ -49,8 +51,11 @@ pub(crate) fn dispatch(cli: Cli) -> Outcome<ExitCode> {
         Command::Plugin(verb) => return plugin::plugin(&context, &verb),
         Command::Fsck(arguments) => return fsck::fsck(&context, &arguments),
         Command::Doctor(arguments) => return doctor::doctor(&context, &arguments),
+        Command::Train(arguments) => return train::train(&context, &arguments),
+        Command::Export(arguments) => export::export(&context, &arguments)?,
+        Command::Data(verb) => data::with_model(&context, &verb)?,
         Command::Version(arguments) => version::version(&context, &arguments)?,
-        Command::Serve(_) | Command::Worker(_) | Command::Completions(_) | Command::ExitCodes | Command::Data(_) => {
+        Command::Serve(_) | Command::Worker(_) | Command::Completions(_) | Command::ExitCodes => {
             unreachable!("handled above")
         }
     }

@@ -51,6 +51,27 @@ impl Bars {
         bar
     }
 
+    /// Adds a bar that counts steps; its message says how they go.
+    pub(crate) fn steps(&self, n_steps: u64) -> ProgressBar {
+        let bar = self.bars.add(ProgressBar::new(n_steps));
+        if let Ok(style) = ProgressStyle::with_template("{bar:20} {pos}/{len} {eta:>4}  {wide_msg}") {
+            bar.set_style(style.progress_chars("█▌ "));
+        }
+        bar
+    }
+
+    /// Writes lines above what is drawn.
+    pub(crate) fn say(&self, text: &str) {
+        if !self.is_terminal || self.bars.println(text).is_err() {
+            super::output::note(text);
+        }
+    }
+
+    /// Returns whether anything is drawn at all.
+    pub(crate) fn is_drawn(&self) -> bool {
+        self.is_terminal
+    }
+
     /// Removes everything that is still drawn.
     pub(crate) fn clear(&self) {
         let _ = self.bars.clear();

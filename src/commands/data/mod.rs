@@ -1,6 +1,7 @@
-//! `witness data`: training data, checked and prepared. Files to files: no daemon, no settings, no model.
+//! `witness data`: training data, checked and prepared. Files to files, without a daemon; only what counts or shows tokens asks one.
 
 mod merge;
+mod preview;
 mod split;
 mod stats;
 mod validate;
@@ -12,7 +13,7 @@ use witness_dataset::{Report, ScanOptions, Severity, Sources};
 use witness_diagnostics::Diagnostic;
 
 use crate::cli::{Data, Unwanted};
-use crate::context::Outcome;
+use crate::context::{Context, Outcome};
 use crate::render::output;
 use crate::render::table::one_line;
 
@@ -23,8 +24,27 @@ pub(crate) fn data(verb: &Data) -> Outcome<ExitCode> {
         Data::Merge(arguments) => merge::merge(arguments)?,
         Data::Split(arguments) => split::split(arguments)?,
         Data::Stats(arguments) => stats::stats(arguments)?,
+        Data::Preview(_) => {}
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a verb needs a model, and so a daemon.
+pub(crate) fn asks_a_model(verb: &Data) -> bool {
+    match verb {
+        Data::Preview(_) => true,
+        Data::Stats(arguments) => arguments.model.is_some(),
+        _ => false,
+    }
+}
+
+/// Runs a verb of `data` that needs a model.
+pub(crate) fn with_model(context: &Context, verb: &Data) -> Outcome {
+    match verb {
+        Data::Preview(arguments) => preview::preview(context, arguments),
+        Data::Stats(arguments) => stats::with_model(context, arguments),
+        _ => Ok(()),
+    }
 }
 
 /// Finds the files, and says which were named twice.

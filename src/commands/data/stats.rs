@@ -5,10 +5,12 @@ use witness_dataset::scan::BadRows;
 use witness_dataset::statistics::{HISTOGRAM_BARS, Lengths, draw};
 use witness_dataset::{Report, ScanOptions, Statistics, scan};
 use witness_diagnostics::Diagnostic;
+use witness_plugin_protocol::RowCounts;
 
 use super::{sources, summary};
 use crate::cli::DataStats;
-use crate::context::Outcome;
+use crate::commands::train::{Order, histogram, plan_text, rows_in};
+use crate::context::{Context, Outcome};
 use crate::render::output;
 use crate::render::table::Table;
 
@@ -22,8 +24,55 @@ struct Counted {
     statistics: Statistics,
 }
 
+/// What was counted, and what a model makes of it.
+#[derive(Serialize)]
+struct CountedTokens {
+    #[serde(flatten)]
+    counted: Counted,
+    tokens: RowCounts,
+}
+
 /// Counts every row that can be used.
 pub(crate) fn stats(arguments: &DataStats) -> Outcome {
+    let counted = count_rows(arguments)?;
+    if arguments.json {
+        return output::json(&counted);
+    }
+    output::print(&text(&counted))?;
+    note_bad(&counted);
+    Ok(())
+}
+
+/// Counts tokens too, as a model is taught the rows.
+pub(crate) fn with_model(context: &Context, arguments: &DataStats) -> Outcome {
+    let counted = count_rows(arguments)?;
+    let model = arguments.model.as_deref().unwrap_or_default();
+    let mut order = Order::of_rows(&arguments.files, model, None, &[])?;
+    let plan = rows_in(context, &mut order, Vec::new())?;
+    if arguments.json {
+        return output::json(&CountedTokens {
+            counted,
+            tokens: plan.train,
+        });
+    }
+    let mut out = text(&counted);
+    out += &format!(
+        "\ntokens per row, as `{model}` is taught them\n{}",
+        histogram(&plan.train.histogram)
+    );
+    out += &format!("{}\n", plan_text(&plan.train));
+    output::print(&out)?;
+    note_bad(&counted);
+    Ok(())
+}
+
+fn note_bad(counted: &Counted) {
+    if counted.report.bad > 0 {
+        output::note("bad rows are not counted above; `witness data validate` says what is wrong with them");
+    }
+}
+
+fn count_rows(arguments: &DataStats) -> Outcome<Counted> {
     let files = sources(&arguments.files)?;
     let options = ScanOptions {
         bad_rows: BadRows::Skip,
@@ -34,18 +83,10 @@ pub(crate) fn stats(arguments: &DataStats) -> Outcome {
         statistics.add(&scanned.row.conversation, None);
         Ok(())
     });
-    let counted = Counted {
+    Ok(Counted {
         report: report.map_err(Diagnostic::from)?,
         statistics,
-    };
-    if arguments.json {
-        return output::json(&counted);
-    }
-    output::print(&text(&counted))?;
-    if counted.report.bad > 0 {
-        output::note("bad rows are not counted above; `witness data validate` says what is wrong with them");
-    }
-    Ok(())
+    })
 }
 
 fn text(counted: &Counted) -> String {

@@ -4,6 +4,7 @@
 //! Layout: `session` (what is asked with) -> `ask` (one exchange, streamed) -> `talk` (the loop) -> `slash` (what `/...` means).
 
 mod ask;
+pub(crate) mod checkpoint;
 mod estimate;
 mod parameter;
 mod session;
@@ -27,6 +28,9 @@ pub(crate) fn run(context: &Context, arguments: &Run) -> Outcome {
         return estimate::estimate(context, arguments);
     }
     let mut session = Session::new(arguments)?;
+    if let Some(step) = arguments.checkpoint {
+        session.adapter = Some(checkpoint::adapter(context, &session.model, step)?);
+    }
     let piped = piped_input()?;
     let given = arguments.prompt.join(" ");
     let prompt = match piped {

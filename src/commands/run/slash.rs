@@ -21,6 +21,8 @@ pub(crate) enum Slash {
     Show(Part),
     /// `/adapter NAME`; nothing = say which there are.
     Adapter(Option<String>),
+    /// `/checkpoint STEP`
+    Checkpoint(u64),
     /// `/load NAME`
     Load(String),
     /// `/save NAME`
@@ -63,6 +65,7 @@ const COMMANDS: &[(&str, &str)] = &[
         "/adapter NAME",
         "answer with this adapter; `base` = none; alone: list them",
     ),
+    ("/checkpoint STEP", "answer as after so many steps of training"),
     ("/load NAME", "talk with another model"),
     ("/save NAME", "keep model, settings and talk as a new model"),
     ("/clear", "forget the talk so far"),
@@ -107,6 +110,10 @@ pub(crate) fn parse(line: &str) -> Result<Slash, String> {
         "/set" => set(rest),
         "/show" => show(rest),
         "/adapter" => Ok(Slash::Adapter((!rest.is_empty()).then(|| rest.to_owned()))),
+        "/checkpoint" => match rest.parse() {
+            Ok(step) => Ok(Slash::Checkpoint(step)),
+            Err(_) => Err("write `/checkpoint STEP`, such as `/checkpoint 300`".into()),
+        },
         "/load" => name(Slash::Load),
         "/save" => name(Slash::Save),
         "/clear" => Ok(Slash::Clear),
@@ -198,6 +205,11 @@ mod tests {
             ("/show  modelfile ", Ok(Slash::Show(Part::Modelfile))),
             ("/adapter", Ok(Slash::Adapter(None))),
             ("/adapter base", Ok(Slash::Adapter(Some(text("base"))))),
+            ("/checkpoint 300", Ok(Slash::Checkpoint(300))),
+            (
+                "/checkpoint last",
+                Err(text("write `/checkpoint STEP`, such as `/checkpoint 300`")),
+            ),
             ("/save mine:v2", Ok(Slash::Save(text("mine:v2")))),
             ("/load", Err(text("`/load` needs a name"))),
             ("/bye", Ok(Slash::Bye)),

@@ -8,7 +8,7 @@ use witness_diagnostics::{Diagnostic, Kind};
 
 use super::session::Session;
 use super::slash::{Part, Slash};
-use super::{ask, session, slash};
+use super::{ask, checkpoint, session, slash};
 use crate::commands::show;
 use crate::context::{Context, Outcome};
 use crate::render::output;
@@ -196,6 +196,7 @@ impl<'a> Talk<'a> {
             Slash::Wrap(is_wrapping) => self.session.is_wrapping = is_wrapping,
             Slash::Show(part) => self.show(part)?,
             Slash::Adapter(name) => self.adapter(name),
+            Slash::Checkpoint(step) => self.checkpoint(step)?,
             Slash::Load(name) => self.load(name)?,
             Slash::Save(name) => self.save(&name)?,
             Slash::Clear => {
@@ -247,6 +248,15 @@ impl<'a> Talk<'a> {
             }
             Some(name) => output::note(&format!("no adapter `{name}`; there are: {}", with_base(known))),
         }
+    }
+
+    fn checkpoint(&mut self, step: u64) -> Outcome {
+        // A run may have written checkpoints since the talk began.
+        self.facts = show::ask(self.context, &self.session.model, false)?;
+        let adapter = checkpoint::of(&self.facts, &self.session.model, step)?;
+        output::note(&format!("answering with `{adapter}`"));
+        self.session.adapter = Some(adapter);
+        Ok(())
     }
 
     fn load(&mut self, name: String) -> Outcome {
