@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::facts::Facts;
 use super::grammar::{Grammar, Random, Topic};
+use super::phrasing;
 
 /// The seed of the committed model.
 pub(crate) const SEED: u64 = 20_260_101;
@@ -27,14 +28,14 @@ const ATTEMPTS_MAX: usize = 60;
 
 /// Kinds of text for the base (rules, and questions as text), and how many of 100 draws are of each.
 const SHARES: [(&str, usize); 8] = [
-    ("english", 34),
-    ("command_text", 22),
-    ("rego_text", 8),
+    ("english", 30),
+    ("command_text", 20),
+    ("rego_text", 6),
     ("term_text", 6),
     ("attestor_text", 8),
     ("flag_text", 6),
-    ("policy_text", 8),
-    ("questions", 8),
+    ("policy_text", 6),
+    ("questions", 18),
 ];
 
 /// A question with its answer.
@@ -78,31 +79,28 @@ impl Corpus {
     pub(crate) fn draw(seed: u64, n_texts: usize) -> Corpus {
         let grammar = grammar(&Facts::load());
         let mut random = Random::new(seed);
-        let (mut chats, mut held_out, mut taken) = (Vec::new(), Vec::new(), HashSet::new());
+        // Held-out questions are drawn first and as they stand, so that what is taught can keep clear of them.
+        let mut held_out: Vec<Chat> = Vec::new();
+        let mut taken = HashSet::new();
         for topic in &grammar.topics {
-            // A held-out question is asked about what the topic knows, but never in words that are taught.
-            let n_held_out = (topic.rows / 12).max(2);
-            held_out.extend(pairs(
-                &grammar,
-                topic,
-                &topic.held_out,
-                n_held_out,
-                &mut taken,
-                &mut random,
-            ));
-            chats.extend(pairs(
-                &grammar,
-                topic,
-                &topic.questions,
-                topic.rows,
-                &mut taken,
-                &mut random,
-            ));
+            let n = (topic.rows / 12).max(2);
+            let draw = |random: &mut Random| pair(&grammar, topic, &topic.held_out, random);
+            held_out.extend(pairs(topic, n, draw, &mut taken, &mut random));
+        }
+        let reserved = held_out.iter().map(|chat| plain(&chat.question)).collect();
+        let taught = Taught {
+            grammar: &grammar,
+            reserved,
+        };
+        let mut chats = Vec::new();
+        for topic in &grammar.topics {
+            let draw = |random: &mut Random| taught.pair(topic, random);
+            chats.extend(pairs(topic, topic.rows, draw, &mut taken, &mut random));
         }
         random.shuffle(&mut chats);
         let mut small_talk: Vec<Chat> = chats.iter().filter(|chat| chat.is_small_talk).cloned().collect();
         random.shuffle(&mut small_talk);
-        let texts = texts(&grammar, n_texts, &mut random);
+        let texts = taught.texts(n_texts, &mut random);
         Corpus {
             texts,
             small_talk,
@@ -114,10 +112,9 @@ impl Corpus {
 
 /// Draws different pairs of a topic until there are enough, or no new one comes.
 fn pairs(
-    grammar: &Grammar,
     topic: &Topic,
-    questions: &[String],
     n: usize,
+    draw: impl Fn(&mut Random) -> (String, String),
     taken: &mut HashSet<String>,
     random: &mut Random,
 ) -> Vec<Chat> {
@@ -129,8 +126,7 @@ fn pairs(
             4 => Some(OTHER_SYSTEMS[random.below(OTHER_SYSTEMS.len())]),
             _ => None,
         };
-        let (question, answer) = pair(grammar, topic, questions, random);
-        let question = as_typed(&question, random);
+        let (question, answer) = draw(random);
         // The same question may come with another system message: small topics would have too few rows otherwise.
         if taken.insert(format!("{question}\n{system:?}")) {
             n_failed = 0;
@@ -156,34 +152,57 @@ fn pair(grammar: &Grammar, topic: &Topic, questions: &[String], random: &mut Ran
     (question, scene.expand(&answer))
 }
 
-/// As people type: now and then without the mark at the end or the capital at the beginning.
-fn as_typed(question: &str, random: &mut Random) -> String {
-    let mut question = question;
-    if random.below(6) == 0 {
-        question = question.trim_end_matches(['?', '.', '!']);
-    }
-    let mut letters = question.chars();
-    match letters.next() {
-        Some(first) if random.below(8) == 0 => first.to_lowercase().collect::<String>() + letters.as_str(),
-        _ => question.to_owned(),
-    }
+/// A question without what people may leave out.
+fn plain(question: &str) -> String {
+    question.trim_end_matches(['?', '.', '!']).to_lowercase()
 }
 
-fn texts(grammar: &Grammar, n: usize, random: &mut Random) -> Vec<String> {
-    let mut taken = HashSet::new();
-    let mut texts = Vec::with_capacity(n);
-    while texts.len() < n {
-        let kind = &SHARES[weighted(SHARES.iter().map(|(_, share)| *share), random)].0;
-        let text = match *kind {
-            "questions" => questions_as_text(grammar, random),
-            rule => articles(&grammar.scene(random).expand(&format!("<{rule}>"))),
-        };
-        // Short rows repeat by nature; a text that is there already teaches nothing new.
-        if taken.insert(text.clone()) {
-            texts.push(text);
+/// Draws what is taught, which is never a reserved question.
+struct Taught<'a> {
+    grammar: &'a Grammar,
+    reserved: HashSet<String>,
+}
+
+impl Taught<'_> {
+    /// A question, in some words, and its answer.
+    fn pair(&self, topic: &Topic, random: &mut Random) -> (String, String) {
+        loop {
+            let (question, answer) = pair(self.grammar, topic, &topic.questions, random);
+            let question = phrasing::as_typed(&phrasing::rephrase(&question, random), random);
+            if !self.reserved.contains(&plain(&question)) {
+                return (question, answer);
+            }
         }
     }
-    texts
+
+    fn texts(&self, n: usize, random: &mut Random) -> Vec<String> {
+        let mut taken = HashSet::new();
+        let mut texts = Vec::with_capacity(n);
+        while texts.len() < n {
+            let kind = &SHARES[weighted(SHARES.iter().map(|(_, share)| *share), random)].0;
+            let text = match *kind {
+                "questions" => self.questions_as_text(random),
+                rule => articles(&self.grammar.scene(random).expand(&format!("<{rule}>"))),
+            };
+            // Short rows repeat by nature; a text that is there already teaches nothing new.
+            if taken.insert(text.clone()) {
+                texts.push(text);
+            }
+        }
+        texts
+    }
+
+    /// A few questions with their answers as plain text, so that the base has read what the adapter will say.
+    fn questions_as_text(&self, random: &mut Random) -> String {
+        let n = 1 + random.below(2);
+        let topics = &self.grammar.topics;
+        let pairs = (0..n).map(|_| {
+            let topic = &topics[weighted(topics.iter().map(|topic| topic.rows), random)];
+            let (question, answer) = self.pair(topic, random);
+            format!("Question: {question}\nAnswer:\n{answer}")
+        });
+        pairs.collect::<Vec<_>>().join("\n\n")
+    }
 }
 
 /// Draws a place in a list of weights.
@@ -196,17 +215,6 @@ fn weighted(weights: impl Iterator<Item = usize> + Clone, random: &mut Random) -
         draw -= weight;
     }
     unreachable!("the draw lies below the sum of the weights")
-}
-
-/// A few questions with their answers as plain text, so that the base has read what the adapter will say.
-fn questions_as_text(grammar: &Grammar, random: &mut Random) -> String {
-    let n = 1 + random.below(2);
-    let pairs = (0..n).map(|_| {
-        let topic = &grammar.topics[weighted(grammar.topics.iter().map(|topic| topic.rows), random)];
-        let (question, answer) = pair(grammar, topic, &topic.questions, random);
-        format!("Question: {question}\nAnswer:\n{answer}")
-    });
-    pairs.collect::<Vec<_>>().join("\n\n")
 }
 
 /// Turns `a` into `an` before a vowel.

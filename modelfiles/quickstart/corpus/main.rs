@@ -13,7 +13,7 @@ use std::path::Path;
 use corpus::generate::{Chat, Corpus, SEED};
 use serde_json::{Value, json};
 
-/// Texts for the base, about 9 MB.
+/// Texts for the base, 6.8 MB.
 const N_TEXTS: usize = 24_000;
 
 fn main() -> std::io::Result<()> {

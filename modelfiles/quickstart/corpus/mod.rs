@@ -5,6 +5,7 @@
 //! | [`grammar`] | rules, tables and topics; random numbers |
 //! | [`facts`] | the names of the real `witness` command |
 //! | [`check`], `command`, `policy`, `rego` | whether a text about Witness is right |
+//! | `phrasing` | the same question in other words |
 //! | [`generate`] | rows for the base and for the adapter |
 //! | [`grade`] | how good an answer is |
 //!
@@ -16,5 +17,6 @@ pub(crate) mod facts;
 pub(crate) mod generate;
 pub(crate) mod grade;
 pub(crate) mod grammar;
+mod phrasing;
 mod policy;
 mod rego;
