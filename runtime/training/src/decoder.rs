@@ -192,6 +192,24 @@ impl Decoder {
         parameters.rows(self.embedding, batch.ids().iter().map(|id| *id as usize))
     }
 
+    /// As [`Decoder::evaluate`], but asks `is_stopped` before every layer; when it is, returns nothing.
+    pub fn evaluate_until<T: Real>(
+        &self,
+        parameters: &Parameters<T>,
+        batch: &Batch,
+        is_stopped: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<f64>> {
+        let context = self.context(parameters, batch, None)?;
+        let mut x = self.embed(parameters, batch);
+        for layer in &self.layers {
+            if is_stopped() {
+                return Ok(None);
+            }
+            x = layer.forward(&context, &x).0;
+        }
+        Ok(Some(self.loss(&context, &x)))
+    }
+
     /// Returns the first layer that the backward pass must reach; as many as there are when it is none.
     fn lowest_trained<T: Real>(&self, parameters: &Parameters<T>) -> usize {
         if parameters.is_trained(self.embedding) {

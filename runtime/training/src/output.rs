@@ -83,6 +83,11 @@ impl<T: Real> Trainer<T> {
 
     /// Writes all weights of the base as `model.safetensors`, in f32. Adapters are not merged into it.
     pub fn write_model(&self, directory: &Path) -> Result<()> {
+        self.write_model_as(directory, Dtype::F32)
+    }
+
+    /// Writes all weights of the base as `model.safetensors`, in f32 or rounded to bf16 or f16.
+    pub fn write_model_as(&self, directory: &Path, dtype: Dtype) -> Result<()> {
         if matches!(self.method, Method::Lora(_)) {
             return Err(TrainingError::unsupported(
                 "an adapter, written as a whole model,",
@@ -97,7 +102,7 @@ impl<T: Real> Trainer<T> {
         let tensors: Vec<_> = tensors.collect();
         self.check_finite(&tensors)?;
         create(directory)?;
-        write_tensors(directory, "model.safetensors", &tensors, &[("format", "pt")])
+        write_tensors_as(dtype, directory, "model.safetensors", &tensors, &[("format", "pt")])
     }
 
     /// Writes everything that [`Trainer::read_state`] needs to go on to the bit: trained weights, the optimizer's memory and the number of steps. In f32, so exact
@@ -321,13 +326,33 @@ fn write_tensors<T: Real>(
     tensors: &[Tensor<'_, T>],
     metadata: &[(&str, &str)],
 ) -> Result<()> {
+    write_tensors_as(Dtype::F32, directory, name, tensors, metadata)
+}
+
+/// Writes tensors, numbers of the computation as `dtype`.
+fn write_tensors_as<T: Real>(
+    dtype: Dtype,
+    directory: &Path,
+    name: &str,
+    tensors: &[Tensor<'_, T>],
+    metadata: &[(&str, &str)],
+) -> Result<()> {
+    let encode: fn(f32) -> Vec<u8> = match dtype {
+        Dtype::F32 => |value| value.to_le_bytes().to_vec(),
+        Dtype::BF16 => |value| half::bf16::from_f32(value).to_le_bytes().to_vec(),
+        Dtype::F16 => |value| half::f16::from_f32(value).to_le_bytes().to_vec(),
+        other => {
+            return Err(TrainingError::setting("dtype", other.name(), "F32, BF16 or F16"));
+        }
+    };
     let mut writer = Writer::new();
     for (key, value) in metadata {
         writer.metadata(key, value);
     }
     for tensor in tensors {
         let dtype = match tensor.values {
-            Values::Real(_) | Values::F32(_) => Dtype::F32,
+            Values::Real(_) => dtype,
+            Values::F32(_) => Dtype::F32,
             Values::U8(_) => Dtype::U8,
         };
         writer.tensor(&tensor.name, dtype, &tensor.shape)?;
@@ -337,7 +362,7 @@ fn write_tensors<T: Real>(
         for tensor in tensors {
             match tensor.values {
                 Values::Real(values) => {
-                    let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_f32().to_le_bytes()).collect();
+                    let bytes: Vec<u8> = values.iter().flat_map(|value| encode(value.to_f32())).collect();
                     body.tensor(&tensor.name, &bytes)?;
                 }
                 Values::F32(values) => {

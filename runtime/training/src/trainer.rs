@@ -201,6 +201,11 @@ impl<T: Real> Trainer<T> {
         self.install(|| self.decoder.evaluate(&self.parameters, batch))
     }
 
+    /// As [`Trainer::evaluate`], but asks `is_stopped` before every layer; when it is, returns nothing.
+    pub fn evaluate_until(&self, batch: &Batch, is_stopped: &(dyn Fn() -> bool + Sync)) -> Result<Option<f64>> {
+        self.install(|| self.decoder.evaluate_until(&self.parameters, batch, is_stopped))
+    }
+
     /// Returns the logits of some tokens of a batch, `[tokens, vocab_size]`.
     ///
     /// # Panics
