@@ -26,6 +26,27 @@ pub(crate) enum Weights {
     SafeTensors(SafeTensors),
     /// A GGUF file or its parts.
     Gguf(Arc<Gguf>),
+    /// Drawn at random.
+    Random {
+        /// Their standard deviation.
+        deviation: f64,
+    },
+}
+
+/// A file beside the weights.
+pub(crate) struct Companion {
+    /// Its name in the model's directory.
+    pub(crate) name: String,
+    /// What it holds.
+    pub(crate) content: Content,
+}
+
+/// Where a file's content is.
+pub(crate) enum Content {
+    /// In a file.
+    File(PathBuf),
+    /// Here.
+    Bytes(Vec<u8>),
 }
 
 /// An opened base model.
@@ -38,8 +59,8 @@ pub(crate) struct Base {
     pub(crate) template: Template,
     /// Weights, not read yet.
     pub(crate) weights: Weights,
-    /// Files of a Hugging Face directory that are no weights: what a whole model is written with.
-    pub(crate) companions: Vec<FileRef>,
+    /// Files that are no weights: what a whole model is written with.
+    pub(crate) companions: Vec<Companion>,
 }
 
 /// A template and where it came from.
@@ -57,11 +78,12 @@ impl Weights {
         matches!(self, Weights::Gguf(_))
     }
 
-    /// Returns the bytes of all tensors as they lie.
+    /// Returns the bytes of all tensors as they lie; those that lie nowhere are no saving.
     pub(crate) fn stored_bytes(&self) -> u64 {
         match self {
             Weights::SafeTensors(weights) => weights.bytes(),
             Weights::Gguf(gguf) => gguf.tensors().iter().map(|tensor| tensor.bytes).sum(),
+            Weights::Random { .. } => u64::MAX,
         }
     }
 }
@@ -140,7 +162,14 @@ impl Base {
             tokenizer: Tokenizer::from_hf(&set)?.with_end_of_generation(ends),
             template: Template::choose(template, own.as_deref())?,
             weights: Weights::SafeTensors(SafeTensors::open(&set)?),
-            companions: files.iter().filter(|file| !is_weight(&file.name)).cloned().collect(),
+            companions: files
+                .iter()
+                .filter(|file| !is_weight(&file.name))
+                .map(|file| Companion {
+                    name: file.name.clone(),
+                    content: Content::File(file.path.clone()),
+                })
+                .collect(),
             config,
         })
     }

@@ -23,7 +23,7 @@ const ROWS_A_LOOK: usize = 256;
 const PLACES_MAX: usize = 3;
 
 /// Rows as they were read, with what calls them by name.
-struct Source {
+pub(crate) struct Source {
     sources: Sources,
     dataset: Dataset,
 }
@@ -94,35 +94,60 @@ pub(crate) struct Data {
     pub(crate) preview: Vec<PreviewRow>,
 }
 
-/// Reads and encodes all rows. Returns nothing when it is told to stop.
+/// All rows as they were read.
+pub(crate) struct Read {
+    /// What is learned, and measured where nothing else is.
+    data: Source,
+    /// What is measured, where files of its own hold it.
+    apart: Option<Source>,
+}
+
+impl Read {
+    /// Reads all rows.
+    pub(crate) fn rows(request: &TrainRequest) -> Result<Self, Diagnostic> {
+        let settings = &request.settings;
+        Ok(Self {
+            data: Source::read(&request.data, settings)?,
+            apart: match request.validation.is_empty() {
+                true => None,
+                false => Some(Source::read(&request.validation, settings)?),
+            },
+        })
+    }
+
+    /// Returns everything that is said in the rows to learn from.
+    pub(crate) fn texts(&self) -> impl Iterator<Item = &str> {
+        let rows = self.data.dataset.rows.iter();
+        rows.flat_map(|row| row.conversation.parts().map(|(_, text)| text))
+    }
+}
+
+/// Encodes all rows. Returns nothing when it is told to stop.
 pub(crate) fn prepare(
     request: &TrainRequest,
+    read: &Read,
     encoder: &Encoder<'_>,
     tokenizer: &Tokenizer,
     is_stopped: IsStopped<'_>,
 ) -> Result<Option<Data>, Diagnostic> {
     let settings = &request.settings;
-    let data = Source::read(&request.data, settings)?;
-    let apart = match request.validation.is_empty() {
-        true => None,
-        false => Some(Source::read(&request.validation, settings)?),
-    };
+    let Read { data, apart } = read;
     let n_rows = data.dataset.rows.len();
     let (learned, measured) = match apart {
         Some(_) => ((0..n_rows as u32).collect(), Vec::new()),
         None => shares(n_rows, settings)?,
     };
-    let measured_rows: Vec<u32> = match &apart {
+    let measured_rows: Vec<u32> = match apart {
         Some(apart) => (0..apart.dataset.rows.len() as u32).collect(),
         None => measured.clone(),
     };
-    let measured_in = apart.as_ref().unwrap_or(&data);
+    let measured_in = apart.as_ref().unwrap_or(data);
     let context = Context {
         encoder,
         skip_bad: settings.skip_bad,
         is_stopped,
     };
-    let Some((mut train, train_ends)) = context.part(&data, &learned)? else {
+    let Some((mut train, train_ends)) = context.part(data, &learned)? else {
         return Ok(None);
     };
     let Some((mut validation, _)) = context.part(measured_in, &measured_rows)? else {
@@ -130,7 +155,7 @@ pub(crate) fn prepare(
     };
     // Rows that could not be read at all stand in no part; they are told with those that are learned from.
     train.counts.n_bad += data.dataset.report.bad;
-    if let Some(apart) = &apart {
+    if let Some(apart) = apart {
         validation.counts.n_bad += apart.dataset.report.bad;
     }
     if train.samples.is_empty() {
@@ -138,7 +163,7 @@ pub(crate) fn prepare(
     }
     let mut warnings = Vec::new();
     told_by_reading(&data.dataset, "the data", &mut warnings);
-    if let Some(apart) = &apart {
+    if let Some(apart) = apart {
         told_by_reading(&apart.dataset, "the validation data", &mut warnings);
     }
     told_by_encoding(&train.counts, "", encoder.sequence_len(), &mut warnings);
@@ -149,9 +174,9 @@ pub(crate) fn prepare(
             tokenizer.eos_token()
         ));
     }
-    told_by_leaks(&data, &learned, measured_in, &measured_rows, &mut warnings);
+    told_by_leaks(data, &learned, measured_in, &measured_rows, &mut warnings);
     let preview = request.preview.iter();
-    let preview = preview.map(|row| show(*row, &data, encoder, tokenizer));
+    let preview = preview.map(|row| show(*row, data, encoder, tokenizer));
     Ok(Some(Data {
         preview: preview.collect::<Result<_, _>>()?,
         digest: digest(&data.dataset, apart.as_ref().map(|apart| &apart.dataset)),

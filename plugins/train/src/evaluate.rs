@@ -29,14 +29,14 @@ pub(crate) fn evaluate(
         let mean = during(&*progress, |is_stopped| {
             let (mut loss, mut n_targets) = (0.0, 0);
             for batch in parts(samples) {
-                if is_stopped() {
-                    return Ok(None);
-                }
                 let batch = Batch::pack(batch.iter().map(|sample| Row {
                     ids: &sample.encoded.ids,
                     is_target: &sample.encoded.is_target,
                 }))?;
-                loss += trainer.evaluate(&batch)?;
+                let Some(sum) = trainer.evaluate_until(&batch, is_stopped)? else {
+                    return Ok(None);
+                };
+                loss += sum;
                 n_targets += batch.n_targets();
             }
             Ok::<_, Diagnostic>(Some(loss / n_targets.max(1) as f64))

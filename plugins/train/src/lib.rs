@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | `train` | the plugin's calls |
 //! | `settings`, `rates` | defaults, contradictions, and what the training library takes |
-//! | `base` | the base model's files, tokenizer and template |
+//! | `base`, `scratch` | the base model's files, tokenizer and template; or one made from nothing |
 //! | `encode` | a row's tokens, and which of them are learned |
 //! | `data`, `batches` | all rows; which of them each step sees |
 //! | `prepare`, `trial` | the plan |
@@ -33,6 +33,7 @@ mod product;
 mod progress;
 mod rates;
 mod run;
+mod scratch;
 mod settings;
 mod state;
 mod train;

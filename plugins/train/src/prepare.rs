@@ -7,14 +7,16 @@ use witness_formats::safetensors::SafeTensors;
 use witness_plugin_protocol::{Compat, TrainAlternative, TrainMethod, TrainPlan, TrainRequest, TrainSettings};
 use witness_recipe::unreachable;
 use witness_template::CivilTime;
-use witness_training::{BaseStorage, Census, GgufWeights, MemoryEstimate, MemoryRequest, Method, Recompute, Trainer};
+use witness_training::{
+    BaseStorage, Census, GgufWeights, MemoryEstimate, MemoryRequest, Method, RandomWeights, Recompute, Trainer,
+};
 
 use crate::base::{Base, Weights, file_set};
 use crate::batches::{Batches, Extent};
-use crate::data::{self, Data};
+use crate::data::{self, Data, Read};
 use crate::encode::Encoder;
 use crate::progress::IsStopped;
-use crate::{rates, settings};
+use crate::{rates, scratch, settings};
 
 /// Bytes of one token of the rows: its id and its mark.
 const BYTES_PER_TOKEN: u64 = 5;
@@ -31,14 +33,20 @@ pub(crate) struct Prepared {
     pub(crate) plan: TrainPlan,
 }
 
-/// Opens and counts everything; reads no weights. Returns nothing when it is told to stop. `now` is what templates are told as the time.
+/// Opens and counts everything; reads no weights. Returns nothing when it is told to stop. `now` is what templates are told as the time;
+/// `kept` is the `tokenizer.json` that an earlier start of a run from nothing trained.
 pub(crate) fn prepare(
     request: &TrainRequest,
     now: CivilTime,
+    kept: Option<Vec<u8>>,
     is_stopped: IsStopped<'_>,
 ) -> Result<Option<Prepared>, Diagnostic> {
     settings::check(&request.settings)?;
-    let base = Base::open(&request.model, request.template.as_deref())?;
+    let read = Read::rows(request)?;
+    let base = match &request.settings.scratch {
+        Some(scratch) => scratch::base(request, scratch, &read, kept)?,
+        None => Base::open(&request.model, request.template.as_deref())?,
+    };
     let (continued, fields) = match &request.adapter {
         Some(adapter) => {
             let files = file_set(&adapter.files, "adapter")?;
@@ -50,7 +58,7 @@ pub(crate) fn prepare(
     settings::check(&settings)?;
     let sequence_len = usize::try_from(settings.sequence_len.unwrap_or(1)).unwrap_or(usize::MAX);
     let encoder = Encoder::new(&base.tokenizer, &base.template, &settings, sequence_len, now)?;
-    let Some(mut data) = data::prepare(request, &encoder, &base.tokenizer, is_stopped)? else {
+    let Some(mut data) = data::prepare(request, &read, &encoder, &base.tokenizer, is_stopped)? else {
         return Ok(None);
     };
     let method = settings::method(&settings)?;
@@ -98,6 +106,10 @@ impl Prepared {
         let mut trainer = match &self.base.weights {
             Weights::SafeTensors(weights) => Trainer::new(config, weights, method, options)?,
             Weights::Gguf(gguf) => Trainer::new(config, &GgufWeights::new(gguf.clone())?, method, options)?,
+            Weights::Random { deviation } => {
+                let weights = RandomWeights::new(config, self.settings.seed, *deviation);
+                Trainer::new(config, &weights, method, options)?
+            }
         };
         if let Some(adapter) = &self.continued {
             trainer.take_adapter(adapter)?;

@@ -4,12 +4,13 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use witness_diagnostics::Diagnostic;
+use witness_formats::Dtype;
 use witness_plugin_protocol::{SaveDtype, TrainMethod, TrainProduct, TrainSettings};
 use witness_training::Trainer;
 
-use crate::base::Base;
-use crate::error::{internal, io, unsupported};
-use crate::folder::{copy_file, write_json};
+use crate::base::{Base, Content};
+use crate::error::{internal, io};
+use crate::folder::{copy_file, write_file, write_json};
 
 /// The configuration of a whole model, of which the storage type is changed.
 const CONFIG: &str = "config.json";
@@ -44,40 +45,42 @@ impl Contents<'_> {
     }
 
     fn write_model(&self, directory: &Path) -> Result<(), Diagnostic> {
-        if self.settings.save_dtype == SaveDtype::BF16 {
-            return Err(unsupported("`save_dtype: BF16`", "set `save_dtype: F32`"));
-        }
-        self.trainer.write_model(directory)?;
-        for file in &self.base.companions {
-            let target = directory.join(&file.name);
+        let (dtype, name) = match self.settings.save_dtype {
+            SaveDtype::F32 => (Dtype::F32, "float32"),
+            SaveDtype::BF16 => (Dtype::BF16, "bfloat16"),
+        };
+        self.trainer.write_model_as(directory, dtype)?;
+        for companion in &self.base.companions {
+            let target = directory.join(&companion.name);
             if let Some(parent) = target.parent() {
                 std::fs::create_dir_all(parent).map_err(|error| io("created", parent, &error))?;
             }
-            if file.name == CONFIG {
-                write_json(&target, &self.config(&file.path)?)?;
-            } else {
-                copy_file(&file.path, &target)?;
+            match &companion.content {
+                content if companion.name == CONFIG => write_json(&target, &config(content, name)?)?,
+                Content::File(path) => copy_file(path, &target)?,
+                Content::Bytes(bytes) => write_file(&target, bytes)?,
             }
         }
         Ok(())
     }
+}
 
-    /// Returns the base's configuration with the storage type that is written.
-    fn config(&self, path: &Path) -> Result<Map<String, Value>, Diagnostic> {
-        let bytes = std::fs::read(path).map_err(|error| io("read", path, &error))?;
-        let config = serde_json::from_slice::<Map<String, Value>>(&bytes);
-        let mut config =
-            config.map_err(|error| internal(format!("`{CONFIG}` was read before and now is not: {error}")))?;
-        let dtype = json!(match self.settings.save_dtype {
-            SaveDtype::F32 => "float32",
-            SaveDtype::BF16 => "bfloat16",
-        });
-        let key = if config.contains_key("torch_dtype") {
-            "torch_dtype"
-        } else {
-            "dtype"
-        };
-        config.insert(key.to_owned(), dtype);
-        Ok(config)
-    }
+/// Returns the base's configuration with the storage type that is written.
+fn config(content: &Content, dtype: &str) -> Result<Map<String, Value>, Diagnostic> {
+    let config = match content {
+        Content::File(path) => {
+            let bytes = std::fs::read(path).map_err(|error| io("read", path, &error))?;
+            serde_json::from_slice(&bytes)
+        }
+        Content::Bytes(bytes) => serde_json::from_slice(bytes),
+    };
+    let mut config: Map<String, Value> =
+        config.map_err(|error| internal(format!("`{CONFIG}` was read before and now is not: {error}")))?;
+    let key = if config.contains_key("torch_dtype") {
+        "torch_dtype"
+    } else {
+        "dtype"
+    };
+    config.insert(key.to_owned(), json!(dtype));
+    Ok(config)
 }

@@ -18,10 +18,10 @@ use crate::checkpoint::Store;
 use crate::evaluate::{Evaluation, evaluate};
 use crate::identity;
 use crate::prepare::{Prepared, prepare};
-use crate::product;
 use crate::progress::{Progress, during};
 use crate::state::{Patience, RunState};
 use crate::watch::{Watch, Watched};
+use crate::{product, scratch};
 
 /// Rows that an error names at most.
 const PLACES_MAX: usize = 32;
@@ -36,10 +36,14 @@ pub fn run(request: &TrainRequest, progress: &mut dyn Progress) -> Result<TrainR
     let identity = identity::settle(request, &store)?;
     progress.emit(&status("reading the data"));
     let now = CivilTime::from_unix(identity.started_at);
-    let prepared = during(&*progress, |is_stopped| prepare(request, now, is_stopped))?;
+    let kept = scratch::kept(store.folder())?;
+    let prepared = during(&*progress, |is_stopped| prepare(request, now, kept, is_stopped))?;
     let Some(prepared) = prepared else {
         return Ok(nothing_done(request));
     };
+    if request.settings.scratch.is_some() {
+        scratch::keep(store.folder(), &prepared.base)?;
+    }
     progress.emit(&status("loading the base"));
     let mut trainer = during(&*progress, |_| prepared.trainer())?;
     let state = match request.resume {

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 use witness_diagnostics::Diagnostic;
 use witness_formats::hf::DecoderConfig;
 use witness_plugin_protocol::{self as wire, Compat, ExcessLength, TrainMethod, TrainSettings, When};
-use witness_training::{BaseStorage, Compute, LoraMethod, Method, Recompute, TrainerOptions};
+use witness_training::{BaseStorage, Compute, Isa, LoraMethod, Method, Recompute, TrainerOptions};
 
 use crate::error::{setting, unsupported};
 use crate::rates;
@@ -23,6 +23,15 @@ pub(crate) fn resolve(
     continued: Option<&Map<String, Value>>,
 ) -> TrainSettings {
     let mut settings = asked.clone();
+    if settings.scratch.is_some() {
+        // There is nothing to put an adapter beside.
+        settings.method = TrainMethod::Full;
+    }
+    // Written down, so that what was computed can be computed again elsewhere.
+    settings.compute = match compute(asked) {
+        Compute::F32 => wire::Compute::F32,
+        Compute::Bf16 => wire::Compute::Bf16,
+    };
     let positions = config.max_position_embeddings as u64;
     settings.sequence_len.get_or_insert(SEQUENCE_LEN.min(positions));
     settings
@@ -138,8 +147,13 @@ pub(crate) fn options(settings: &TrainSettings, n_steps: u64, is_gguf: bool) -> 
 /// Returns what products are computed in.
 pub(crate) fn compute(settings: &TrainSettings) -> Compute {
     match settings.compute {
-        wire::Compute::Auto | wire::Compute::F32 => Compute::F32,
+        wire::Compute::F32 => Compute::F32,
         wire::Compute::Bf16 => Compute::Bf16,
+        // Where there are quick products of bf16.
+        wire::Compute::Auto => match Isa::current().name() {
+            "avx512bf16" | "amx" => Compute::Bf16,
+            _ => Compute::F32,
+        },
     }
 }
 

@@ -36,7 +36,7 @@ pub fn plan(request: &TrainRequest) -> Result<TrainPlan, Diagnostic> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         since.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
     };
-    let prepared = prepare(request, CivilTime::from_unix(seconds), &|| false)?;
+    let prepared = prepare(request, CivilTime::from_unix(seconds), None, &|| false)?;
     let prepared = prepared.ok_or_else(|| crate::error::internal("a plan was stopped that nobody stopped"))?;
     let mut plan = prepared.plan.clone();
     if request.trial {

@@ -67,7 +67,11 @@ impl Watch {
             watch.add(TENSORBOARD, opened, progress);
         }
         if asks(WANDB) {
-            let id = run.settings.wandb_run_id.clone().unwrap_or_else(|| short_id(run.identity));
+            let id = run
+                .settings
+                .wandb_run_id
+                .clone()
+                .unwrap_or_else(|| short_id(run.identity));
             let opened = WandbOffline::create(WandbRun {
                 directory: run.directory,
                 unix_time_s: time,
@@ -108,7 +112,9 @@ impl Watch {
                     "train_loss" => "train/train_loss".to_owned(),
                     name => format!("train/{name}"),
                 };
-                let numbers = values.iter().filter_map(|(name, value)| Some((tag(name), value.as_f64()?)));
+                let numbers = values
+                    .iter()
+                    .filter_map(|(name, value)| Some((tag(name), value.as_f64()?)));
                 let epoch = ("train/epoch".to_owned(), *epoch);
                 (*step, numbers.chain([epoch]).collect::<Vec<_>>())
             }
@@ -119,7 +125,11 @@ impl Watch {
                 seconds,
                 ..
             } => {
-                let numbers = [("eval/loss", *loss), ("eval/runtime", *seconds), ("train/epoch", *epoch)];
+                let numbers = [
+                    ("eval/loss", *loss),
+                    ("eval/runtime", *seconds),
+                    ("train/epoch", *epoch),
+                ];
                 (*step, numbers.map(|(tag, value)| (tag.to_owned(), value)).to_vec())
             }
             _ => return,
@@ -141,13 +151,14 @@ impl Watch {
         progress: &mut dyn Progress,
         mut tell: impl FnMut(&mut dyn Tracker) -> Result<(), TrackerError>,
     ) {
-        self.trackers.retain_mut(|(name, tracker)| match tell(tracker.as_mut()) {
-            Ok(()) => true,
-            Err(error) => {
-                given_up(name, error, progress);
-                false
-            }
-        });
+        self.trackers
+            .retain_mut(|(name, tracker)| match tell(tracker.as_mut()) {
+                Ok(()) => true,
+                Err(error) => {
+                    given_up(name, error, progress);
+                    false
+                }
+            });
     }
 }
 
@@ -161,7 +172,10 @@ fn given_up(name: &str, error: TrackerError, progress: &mut dyn Progress) {
 fn short_id(identity: &str) -> String {
     const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
     let hash = Sha256::digest(identity.as_bytes());
-    hash.iter().take(8).map(|byte| char::from(ALPHABET[usize::from(*byte) % 36])).collect()
+    hash.iter()
+        .take(8)
+        .map(|byte| char::from(ALPHABET[usize::from(*byte) % 36]))
+        .collect()
 }
 
 fn now() -> f64 {

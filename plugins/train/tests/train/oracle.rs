@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use witness_formats::safetensors::SafeTensors;
-use witness_plugin_protocol::{Compat, ExcessLength, TrainEvent, TrainMethod, TrainSettings, When};
+use witness_plugin_protocol::{Compat, Compute, ExcessLength, TrainEvent, TrainMethod, TrainSettings, When};
 
 use crate::support::{adapter, read_json, reference, request, run};
 
@@ -32,6 +32,7 @@ fn settings(meta: &Value) -> TrainSettings {
         sequence_len: meta["max_len"].as_u64(),
         excess_length: ExcessLength::Truncate,
         sample_packing: false,
+        compute: Compute::F32,
         shuffle: false,
         train_on_inputs: !meta["assistant"].as_bool().unwrap_or(false),
         val_set_size: 0.0,
@@ -186,6 +187,9 @@ fn the_guides_script_has_the_same_history() {
         warmup_steps: Some(2),
         weight_decay: 0.01,
         logging_steps: 1,
+        compute: Compute::F32,
+        eval_strategy: When::Steps,
+        save_strategy: When::Steps,
         eval_steps: Some(2.0),
         save_steps: 2.0,
         load_best_model_at_end: true,

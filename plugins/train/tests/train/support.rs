@@ -7,7 +7,9 @@ use serde_json::{Map, Value, json};
 use witness_formats::Dtype;
 use witness_formats::hf::HfConfig;
 use witness_formats::safetensors::Writer;
-use witness_plugin_protocol::{AdapterSpec, FileRef, ModelSpec, TrainEvent, TrainReply, TrainRequest, TrainSettings};
+use witness_plugin_protocol::{
+    AdapterSpec, Compute, FileRef, ModelSpec, TrainEvent, TrainReply, TrainRequest, TrainSettings, When,
+};
 use witness_plugin_train::Progress;
 use witness_training::{RandomWeights, Stream, WeightSource};
 
@@ -121,7 +123,11 @@ pub(crate) fn settings() -> TrainSettings {
         micro_batch_size: 1,
         gradient_accumulation_steps: 2,
         learning_rate: Some(1e-2),
+        sample_packing: true,
+        compute: Compute::F32,
         logging_steps: 3,
+        eval_strategy: When::Steps,
+        save_strategy: When::Steps,
         eval_steps: Some(4.0),
         save_steps: 3.0,
         save_total_limit: Some(2),
@@ -229,12 +235,14 @@ pub(crate) fn rows(n_rows: usize) -> String {
     rows.collect()
 }
 
+/// Says after an event whether the run is to stop.
+type Stops = Box<dyn FnMut(&TrainEvent) -> bool>;
+
 /// A host that remembers events and stops a run on demand.
 #[derive(Default)]
 pub(crate) struct Host {
     pub(crate) events: Vec<TrainEvent>,
-    /// Says after an event whether the run is to stop.
-    pub(crate) stops: Option<Box<dyn FnMut(&TrainEvent) -> bool>>,
+    stops: Option<Stops>,
     is_stopping: Cell<bool>,
 }
 
