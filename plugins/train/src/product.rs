@@ -18,6 +18,7 @@ const CONFIG: &str = "config.json";
 /// Says what a run makes.
 pub(crate) fn kind(settings: &TrainSettings) -> TrainProduct {
     match settings.method {
+        _ if settings.scratch.is_some() => TrainProduct::Model,
         TrainMethod::Full => TrainProduct::Model,
         TrainMethod::Lora | TrainMethod::Qlora => TrainProduct::Adapter,
     }

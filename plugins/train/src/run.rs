@@ -39,7 +39,7 @@ pub fn run(request: &TrainRequest, progress: &mut dyn Progress) -> Result<TrainR
     let kept = scratch::kept(store.folder())?;
     let prepared = during(&*progress, |is_stopped| prepare(request, now, kept, is_stopped))?;
     let Some(prepared) = prepared else {
-        return Ok(nothing_done(request));
+        return not_begun(request, &store);
     };
     if request.settings.scratch.is_some() {
         scratch::keep(store.folder(), &prepared.base)?;
@@ -97,19 +97,25 @@ fn status(message: &str) -> TrainEvent {
     }
 }
 
-fn nothing_done(request: &TrainRequest) -> TrainReply {
-    TrainReply {
+/// Ends a run that was told to stop before it could begin: what earlier starts left is what there is.
+fn not_begun(request: &TrainRequest, store: &Store) -> Result<TrainReply, Diagnostic> {
+    let newest = store.newest();
+    let directory = newest.map_or_else(String::new, crate::folder::checkpoint_name);
+    Ok(TrainReply {
         outcome: TrainOutcome::Stopped,
-        steps: 0,
+        steps: newest.unwrap_or(0),
         product: product::kind(&request.settings),
-        directory: String::new(),
-        files: Vec::new(),
+        files: match newest {
+            Some(_) => store.product_files(&directory)?,
+            None => Vec::new(),
+        },
+        directory,
         train_loss: 0.0,
         eval_loss: None,
         best_step: None,
-        checkpoints: Vec::new(),
+        checkpoints: store.steps().to_vec(),
         provenance: Map::new(),
-    }
+    })
 }
 
 /// When what is due, in steps.
@@ -387,7 +393,7 @@ impl Run<'_> {
     /// Ends a run that was told to stop: what was made is saved.
     fn stopped(&mut self) -> Result<TrainReply, Diagnostic> {
         if self.state.step == 0 {
-            return Ok(nothing_done(self.request));
+            return not_begun(self.request, &self.store);
         }
         if !self.store.holds(&self.state) {
             self.save()?;

@@ -459,3 +459,127 @@ fn normalised_text_is_matched_with_its_origin() {
         "<|im_start|>user\ncafé ü<|im_end|>\n<|im_start|>assistant\n[été 한<|im_end|>]\n<|im_start|>user\nñ<|im_end|>\n<|im_start|>assistant\n[o<|im_end|>]\n"
     );
 }
+
+/// Every real template that lays out a plain conversation.
+fn real_templates() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for folder in ["jinja-llamacpp", "trl-training", "axolotl-fixtures", "mistralrs"] {
+        let Some(root) = shared(&format!("templates/{folder}")) else {
+            continue;
+        };
+        for entry in std::fs::read_dir(root).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|ending| ending == "jinja") {
+                let name = format!("{folder}/{}", path.file_name().unwrap().to_string_lossy());
+                found.push((name, std::fs::read_to_string(path).unwrap()));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A tokenizer that knows the ends of turns of all those templates.
+fn tokenizer_of_all() -> Tokenizer {
+    let specials = [
+        "<s>",
+        "</s>",
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|eot_id|>",
+        "<|end|>",
+        "<|return|>",
+        "<|call|>",
+        "<end_of_turn>",
+        "<|endoftext|>",
+        "<\u{ff5c}end\u{2581}of\u{2581}sentence\u{ff5c}>",
+    ];
+    byte_tokenizer(&specials, json!({"config": {"bos_token": "<s>", "eos_token": "</s>"}}))
+}
+
+// With whatever template, what is learned of a turn is its content, perhaps what the template lets the model say before it, and the end.
+#[test]
+fn real_templates_leave_no_doubt() {
+    let tokenizer = tokenizer_of_all();
+    let settings = TrainSettings::default();
+    let row = chat(&[
+        ("user", "What is it?"),
+        ("assistant", "It is this."),
+        ("user", "And that?"),
+        ("assistant", "That is the other."),
+    ]);
+    let (mut n_learned, mut refused) = (0, Vec::new());
+    let templates = real_templates();
+    for (name, source) in &templates {
+        let Ok(template) = Template::choose(Some(source), None) else {
+            continue;
+        };
+        let encoder = Encoder::new(&tokenizer, &template, &settings, 100_000, CivilTime::from_unix(0)).unwrap();
+        if let Err(error) = encoder.encode(&row) {
+            refused.push(format!("{name}: {error}"));
+            continue;
+        }
+        let text = learned(&tokenizer, source, &settings, &row);
+        let parts: Vec<&str> = text
+            .split('[')
+            .skip(1)
+            .filter_map(|part| part.split_once(']'))
+            .map(|(part, _)| part)
+            .collect();
+        let said = ["It is this.", "That is the other."];
+        let holds = |at: usize| parts.iter().filter(|part| part.contains(said[at])).count() == 1;
+        assert!(holds(0) && holds(1), "{name}: {text}");
+        assert!(
+            parts
+                .iter()
+                .all(|part| !part.contains("What is") && !part.contains("And that")),
+            "{name}: {text}"
+        );
+        n_learned += 1;
+    }
+    eprintln!("{n_learned} of {} templates; refused: {refused:#?}", templates.len());
+    assert!(n_learned * 10 >= templates.len() * 9, "{refused:#?}");
+}
+
+// Templates that were given tags for training, and the same ones without: both ways must find the same tokens.
+#[test]
+fn tags_and_marks_agree() {
+    let tokenizer = tokenizer_of_all();
+    let row = chat(&[
+        ("system", "Be brief."),
+        ("user", "u"),
+        ("assistant", "a b"),
+        ("user", "v"),
+        ("assistant", "c"),
+    ]);
+    let templates = real_templates();
+    let source = |name: &str| {
+        templates
+            .iter()
+            .find(|(own, _)| own == &format!("trl-training/{name}.jinja"))
+            .map(|(_, source)| source.as_str())
+    };
+    let mut n_compared = 0;
+    for name in ["llama3", "qwen2_5"] {
+        let (Some(plain), Some(tagged)) = (source(name), source(&format!("{name}_training"))) else {
+            continue;
+        };
+        for ends in [TrainOnEos::Turn, TrainOnEos::None] {
+            let settings = TrainSettings {
+                train_on_eos: ends,
+                ..TrainSettings::default()
+            };
+            let tagged = learned(&tokenizer, tagged, &settings, &row);
+            // Some tags hold the line breaks around the turn, which the model is given or not asked for.
+            assert_eq!(
+                learned(&tokenizer, plain, &settings, &row),
+                tagged.replace("\n]", "]\n").replace("[\n", "\n["),
+                "{name} {ends:?}"
+            );
+        }
+        n_compared += 1;
+    }
+    if !templates.is_empty() {
+        assert_eq!(n_compared, 2);
+    }
+}

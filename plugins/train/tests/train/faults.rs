@@ -65,11 +65,9 @@ fn a_base_with_numbers_that_are_none_is_refused() {
 #[test]
 fn a_step_that_goes_wrong_names_its_rows() {
     let home = Home::new(20);
-    write_base(&home.base(), |name, values| {
-        match name.contains("mlp") {
-            true => values.into_iter().map(|value| value * 1e25).collect(),
-            false => values,
-        }
+    write_base(&home.base(), |name, values| match name.contains("mlp") {
+        true => values.into_iter().map(|value| value * 1e25).collect(),
+        false => values,
     });
     let (error, events) = failing(&home.request("run", settings()));
     assert_eq!(error.code, "witness::train::not_finite", "{error:?}");

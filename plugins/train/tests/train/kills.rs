@@ -81,7 +81,7 @@ fn killed_runs_go_on_to_the_bit() {
     let (reply, _) = run(&whole);
     let stream = Stream::new(kills);
     let mut request = home.request("killed", settings);
-    let mut n_killed = 0;
+    let (mut n_killed, mut n_inside) = (0, 0);
     for kill in 0..kills {
         // Three lines come before the first step of a start.
         if start_and_kill(
@@ -94,6 +94,10 @@ fn killed_runs_go_on_to_the_bit() {
             std::fs::remove_dir_all(&request.directory).unwrap();
         } else {
             n_killed += 1;
+            let names = std::fs::read_dir(&request.directory).unwrap();
+            let mut hidden =
+                names.filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with('.'));
+            n_inside += u64::from(hidden.next().is_some());
         }
         request.resume = true;
     }
@@ -105,5 +109,5 @@ fn killed_runs_go_on_to_the_bit() {
     );
     assert_eq!(resumed.provenance, reply.provenance);
     assert_equal(&whole.directory, &request.directory);
-    eprintln!("killed {n_killed} times at work");
+    eprintln!("killed {n_killed} times at work, {n_inside} of them inside a checkpoint");
 }

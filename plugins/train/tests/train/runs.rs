@@ -138,6 +138,32 @@ fn stopped_runs_go_on_to_the_bit() {
     }
 }
 
+// Told to stop before the first step, and again when there is something.
+#[test]
+fn a_run_that_is_stopped_before_it_begins_says_what_there_is() {
+    let home = Home::new(30);
+    let mut request = home.request("run", settings());
+    let stopped = |request: &_| {
+        let mut host = Host::stopping(|event| matches!(event, TrainEvent::Status { .. }));
+        witness_plugin_train::run(request, &mut host).unwrap()
+    };
+    let reply = stopped(&request);
+    assert_eq!(
+        (reply.outcome, reply.steps, reply.directory.as_str()),
+        (TrainOutcome::Stopped, 0, "")
+    );
+    assert!(reply.files.is_empty() && reply.checkpoints.is_empty());
+    let mut host = Host::stopping(|event| matches!(event, TrainEvent::Step { step: 4, .. }));
+    witness_plugin_train::run(&request, &mut host).unwrap();
+    request.resume = true;
+    let reply = stopped(&request);
+    assert_eq!(
+        (reply.steps, reply.directory.as_str(), reply.files.len()),
+        (4, "checkpoint-4", 2)
+    );
+    assert_eq!(reply.checkpoints, [3, 4]);
+}
+
 #[test]
 fn patience_ends_a_run_and_the_end_is_remembered() {
     let home = Home::new(30);
