@@ -165,11 +165,13 @@ impl Tracker for WandbOffline {
 }
 
 fn check_id(id: &str) -> Result<()> {
-    let is_letter = |letter: char| letter.is_ascii_alphanumeric() || letter == '-' || letter == '_';
+    // W&B refuses `:;,#?/'"`; the rest is refused because the identifier becomes part of file names.
+    let is_letter = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '_' | '.');
     let why = match id {
         "" => "it is empty",
         id if id.len() > RUN_ID_LETTERS_MAX => "it is too long",
-        id if !id.chars().all(is_letter) => "it has other letters than a to z, A to Z, 0 to 9, `-` and `_`",
+        id if !id.chars().all(is_letter) => "it has other letters than a to z, A to Z, 0 to 9, `-`, `_` and `.`",
+        id if id.starts_with('.') => "it begins with a dot",
         _ => return Ok(()),
     };
     Err(TrackerError::RunId {

@@ -211,7 +211,7 @@ fn whole(file: &[u8]) -> bool {
 fn identifiers_that_are_no_file_names_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let long = "a".repeat(65);
-    for id in ["", "../x", "a b", "ä", &long] {
+    for id in ["", "../x", "a b", "ä", ".a", &long] {
         let run = WandbRun {
             id,
             ..run(directory.path(), false)
@@ -222,6 +222,12 @@ fn identifiers_that_are_no_file_names_are_refused() {
         );
     }
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    // Names of models are what people call runs.
+    let run = WandbRun {
+        id: "llama-3.1_lora",
+        ..run(directory.path(), false)
+    };
+    assert!(WandbOffline::create(run).is_ok());
 }
 
 // Leap days, ends of years, and a day of the Gregorian calendar's own exceptions; by GNU date.
