@@ -9,7 +9,7 @@
 use std::path::Path;
 
 use witness_diagnostics::{Diagnostic, Kind};
-use witness_plugin_protocol::TrainEvent;
+use witness_plugin_protocol::{TrainEvent, TrainProduct};
 use witness_training::Trainer;
 use witness_training::output::TRAINER_STATE;
 
@@ -114,7 +114,10 @@ impl Store {
         self.steps.retain(|step| !removed.contains(step));
         Ok(TrainEvent::Checkpoint {
             step: state.step,
-            files: self.product_files(&name)?,
+            files: match crate::product::kind(contents.settings) {
+                TrainProduct::Adapter => self.product_files(&name)?,
+                TrainProduct::Model => Vec::new(),
+            },
             directory: name,
             removed,
             is_best: best == Some(state.step),

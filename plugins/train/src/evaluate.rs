@@ -43,7 +43,11 @@ pub(crate) fn evaluate(
         })?;
         let Some(mean) = mean else { return Ok(None) };
         sum += mean * samples.len() as f64;
-        progress.emit(&TrainEvent::Evaluating { done, total });
+        // A hundred reports are enough for the longest evaluation.
+        let percent = |done: u64| done * 100 / total;
+        if percent(done) > percent(done - 1) {
+            progress.emit(&TrainEvent::Evaluating { done, total });
+        }
     }
     Ok(Some(sum / evaluation.samples.len().max(1) as f64))
 }

@@ -56,6 +56,12 @@ pub(crate) fn prepare(
     };
     let settings = settings::resolve(&request.settings, &base.config, fields.as_ref());
     settings::check(&settings)?;
+    if settings.method == TrainMethod::Full && base.weights.is_gguf() {
+        return Err(crate::error::unsupported(
+            "training all weights of a GGUF base",
+            "give the model's Hugging Face directory as the base, or train an adapter (`method: lora`)",
+        ));
+    }
     let sequence_len = usize::try_from(settings.sequence_len.unwrap_or(1)).unwrap_or(usize::MAX);
     let encoder = Encoder::new(&base.tokenizer, &base.template, &settings, sequence_len, now)?;
     let Some(mut data) = data::prepare(request, &read, &encoder, &base.tokenizer, is_stopped)? else {
@@ -228,6 +234,12 @@ fn notes(base: &Base, settings: &TrainSettings) -> Vec<String> {
     if base.template.is_plain {
         notes
             .push("the base has no chat template: the texts of a conversation are put one behind the other".to_owned());
+    }
+    if settings.group_by_length && settings.sample_packing {
+        notes.push(
+            "`group_by_length` is without effect beside `sample_packing`, which wastes nothing on padding either"
+                .to_owned(),
+        );
     }
     if settings.compat == Some(Compat::Guide) {
         notes.push(format!(

@@ -191,6 +191,13 @@ fn gguf_bases_are_trained_on_as_they_lie() {
         assert!((quantized - expected).abs() < 0.05, "{quantized} {expected}");
     }
     assert!(quantized_bytes < plain_bytes);
+    let mut full = hf.clone();
+    full.model.files = vec![file("a.gguf", &models.join("stories260K-gguf/stories260K-f32.gguf"))];
+    full.settings.method = TrainMethod::Full;
+    assert_eq!(
+        witness_plugin_train::plan(&full).unwrap_err().code,
+        "witness::train::unsupported"
+    );
 }
 
 #[test]

@@ -305,8 +305,11 @@ fn a_whole_model_is_left_with_what_it_needs_to_load() {
             ..settings()
         },
     );
-    let (reply, _) = run(&request);
+    let (reply, events) = run(&request);
     assert_eq!(reply.product, TrainProduct::Model);
+    // A checkpoint of it is no adapter.
+    let saved = |event: &TrainEvent| matches!(event, TrainEvent::Checkpoint { files, .. } if files.is_empty());
+    assert!(events.iter().any(saved));
     assert_eq!(
         reply.files,
         [
