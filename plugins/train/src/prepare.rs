@@ -4,7 +4,9 @@ use serde_json::{Map, Value};
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_formats::FileSet;
 use witness_formats::safetensors::SafeTensors;
-use witness_plugin_protocol::{Compat, TrainAlternative, TrainMethod, TrainPlan, TrainRequest, TrainSettings};
+use witness_plugin_protocol::{
+    self as wire, Compat, TrainAlternative, TrainMethod, TrainPlan, TrainRequest, TrainSettings,
+};
 use witness_recipe::unreachable;
 use witness_template::CivilTime;
 use witness_training::{
@@ -135,7 +137,7 @@ fn plan(
     let n_rows_tokens = data.train.counts.n_tokens + data.validation.counts.n_tokens;
     let optimizer = rates::optimizer(settings)?;
     let spared = spared_bytes(base, settings, &census)?;
-    let bytes = |n_tokens: u64, recompute: Recompute| {
+    let bytes = |n_tokens: u64, recompute: Recompute, spared: u64| {
         let request = MemoryRequest {
             n_weights: census.n_weights.saturating_add(census.n_adapter),
             n_trained: census.n_trained,
@@ -149,7 +151,8 @@ fn plan(
             .saturating_add(BYTES_PER_TOKEN * n_rows_tokens)
     };
     let recompute = settings::recompute(settings);
-    let memory_bytes = bytes(extent.batch_tokens_max, recompute);
+    let memory_bytes = bytes(extent.batch_tokens_max, recompute, spared);
+    let storages = cheaper_storages(base, settings, &census, spared);
     let mut warnings = std::mem::take(&mut data.warnings);
     warnings.extend(notes(base, settings));
     let reached = witness_recipe::Extent {
@@ -171,7 +174,7 @@ fn plan(
         n_tokens: extent.n_tokens,
         step_tokens_max: extent.step_tokens_max,
         memory_bytes,
-        alternatives: alternatives(extent, recompute, memory_bytes, &bytes),
+        alternatives: alternatives(extent, recompute, (memory_bytes, spared), &storages, &bytes),
         seconds: None,
         warnings,
         preview: std::mem::take(&mut data.preview),
@@ -193,31 +196,76 @@ fn spared_bytes(base: &Base, settings: &TrainSettings, census: &Census) -> Resul
     Ok(plain.saturating_sub(held))
 }
 
-/// Finds changes that take less memory, the one that saves most last.
+/// Finds other ways to hold the frozen base, with the bytes that each spares.
+fn cheaper_storages(base: &Base, settings: &TrainSettings, census: &Census, spared: u64) -> Vec<(&'static str, u64)> {
+    type Change = fn(&mut TrainSettings);
+    let changes: [(&str, Change); 2] = [
+        ("base_storage: bf16", |settings| {
+            settings.base_storage = wire::BaseStorage::Bf16
+        }),
+        ("method: qlora", |settings| {
+            settings.method = TrainMethod::Qlora;
+            settings.base_storage = wire::BaseStorage::Auto;
+        }),
+    ];
+    let spares = changes.into_iter().filter_map(|(change, apply)| {
+        let mut changed = settings.clone();
+        apply(&mut changed);
+        // What this version cannot do is no way out.
+        Some((change, spared_bytes(base, &changed, census).ok()?))
+    });
+    match settings.method {
+        TrainMethod::Full => Vec::new(),
+        TrainMethod::Lora | TrainMethod::Qlora => spares.filter(|(_, bytes)| *bytes > spared).collect(),
+    }
+}
+
+/// Finds changes that take less memory, the one that saves most last. `now` is what the run takes and what its base spares.
 fn alternatives(
     extent: &Extent,
     recompute: Recompute,
-    memory_bytes: u64,
-    bytes: &dyn Fn(u64, Recompute) -> u64,
+    now: (u64, u64),
+    storages: &[(&str, u64)],
+    bytes: &dyn Fn(u64, Recompute, u64) -> u64,
 ) -> Vec<TrainAlternative> {
-    let mut found = Vec::new();
-    let mut add = |change: String, memory_bytes: u64| found.push(TrainAlternative { change, memory_bytes });
+    let (memory_bytes, spared) = now;
     let n_tokens = extent.batch_tokens_max;
-    if recompute == Recompute::Nothing {
-        add(
-            "gradient_checkpointing: true".to_owned(),
-            bytes(n_tokens, Recompute::Layers),
-        );
-    }
-    if n_tokens > crate::batches::BATCH_TOKENS as u64 {
-        let shorter = n_tokens.div_ceil(2);
-        add(format!("sequence_len: {shorter}"), bytes(shorter, recompute));
-        if recompute == Recompute::Nothing {
-            let change = format!("gradient_checkpointing: true, sequence_len: {shorter}");
-            add(change, bytes(shorter, Recompute::Layers));
+    let shorter = n_tokens.div_ceil(2);
+    // Each group of changes, the first of which is none.
+    let recomputes = [
+        (None, recompute),
+        (Some("gradient_checkpointing: true".to_owned()), Recompute::Layers),
+    ];
+    let recomputes = &recomputes[..if recompute == Recompute::Nothing { 2 } else { 1 }];
+    let lengths = [(None, n_tokens), (Some(format!("sequence_len: {shorter}")), shorter)];
+    let lengths = &lengths[..if n_tokens > crate::batches::BATCH_TOKENS as u64 {
+        2
+    } else {
+        1
+    }];
+    let storages = std::iter::once((None, spared)).chain(
+        storages
+            .iter()
+            .map(|(change, spared)| (Some((*change).to_owned()), *spared)),
+    );
+    let storages: Vec<(Option<String>, u64)> = storages.collect();
+    let mut found = Vec::new();
+    for (length, n_tokens) in lengths {
+        for (storage, spared) in &storages {
+            for (kept, recompute) in recomputes {
+                let changes: Vec<&str> = [storage, kept, length]
+                    .into_iter()
+                    .flatten()
+                    .map(String::as_str)
+                    .collect();
+                found.push(TrainAlternative {
+                    change: changes.join(", "),
+                    memory_bytes: bytes(*n_tokens, *recompute, *spared),
+                });
+            }
         }
     }
-    found.retain(|alternative| alternative.memory_bytes < memory_bytes);
+    found.retain(|alternative| !alternative.change.is_empty() && alternative.memory_bytes < memory_bytes);
     found.sort_by_key(|alternative| std::cmp::Reverse(alternative.memory_bytes));
     found
 }

@@ -407,6 +407,12 @@ fn plans_count_warn_and_show() {
             .iter()
             .any(|alternative| alternative.change == "gradient_checkpointing: true")
     );
+    let cheapest = plan.alternatives.last().unwrap();
+    assert!(cheapest.change.contains("gradient_checkpointing: true"), "{cheapest:?}");
+    assert!(
+        cheapest.change.starts_with("base_storage: bf16") || cheapest.change.starts_with("method: qlora"),
+        "{cheapest:?}"
+    );
     assert_eq!(plan.preview[0].place, "rows.jsonl:1");
     let marks: Vec<bool> = plan.preview[0].pieces.iter().map(|piece| piece.is_target).collect();
     assert_eq!(marks, [false, true, false]);
