@@ -58,6 +58,9 @@ pub(crate) struct TrainStart {
     /// Model to start from: a name, a folder or a file
     #[arg(long, value_name = "NAME|PATH")]
     pub(crate) base: Option<String>,
+    /// Adapter of that model to go on from, in place of a fresh one
+    #[arg(long, value_name = "NAME")]
+    pub(crate) adapter: Option<String>,
     /// Files, folders or patterns of rows to learn from (repeatable)
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub(crate) data: Vec<String>,

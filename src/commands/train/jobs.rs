@@ -7,7 +7,7 @@ use witness_api::{TrainJob, TrainJobLine, TrainLine, TrainState};
 use witness_diagnostics::{Diagnostic, Kind, near_misses};
 use witness_plugin_protocol::TrainEvent;
 
-use super::watch::{self, event_text, own_text};
+use super::watch::{self, Teller};
 use crate::cli::{TrainList, TrainLogs, TrainOne, TrainResume, TrainRm};
 use crate::commands::list::dash;
 use crate::context::{Context, Outcome};
@@ -53,12 +53,12 @@ pub(crate) fn logs(context: &Context, arguments: &TrainLogs) -> Outcome {
         let mut lines = client
             .train_events(&arguments.id, arguments.from, arguments.follow)
             .await?;
-        let mut n_steps = 0;
+        let mut teller = Teller::default();
         while let Some(line) = lines.next().await? {
             match arguments.json {
                 true => output::line(&serde_json::to_string(&line).unwrap_or_default())?,
                 false => {
-                    if let Some(text) = text(&line, &mut n_steps) {
+                    if let Some(text) = text(&line, &mut teller) {
                         output::line(&text)?;
                     }
                 }
@@ -73,21 +73,18 @@ pub(crate) fn logs(context: &Context, arguments: &TrainLogs) -> Outcome {
 }
 
 /// Returns a line for people.
-fn text(line: &TrainLine, n_steps: &mut u64) -> Option<String> {
+fn text(line: &TrainLine, teller: &mut Teller) -> Option<String> {
     if let Some(own) = line.of_daemon() {
         return match &own {
             TrainJobLine::End { state, error, .. } => Some(match error {
                 Some(error) => format!("{state}: {}", error.error),
                 None => state.to_string(),
             }),
-            _ => own_text(&own),
+            _ => teller.own(&own),
         };
     }
     let event: TrainEvent = line.read().ok()?;
-    if let TrainEvent::Started { plan, .. } = &event {
-        *n_steps = plan.n_steps;
-    }
-    event_text(&event, *n_steps)
+    teller.event(&event)
 }
 
 /// Asks a run to end.
@@ -184,7 +181,7 @@ mod tests {
 
     #[test]
     fn lines_read_as_sentences() {
-        let mut n_steps = 0;
+        let mut teller = Teller::default();
         let mut said = String::new();
         for event in [
             json!({"type": "job", "id": "a1", "model": "m", "state": "queued", "reason": "another run goes first"}),
@@ -192,10 +189,13 @@ mod tests {
             json!({"type": "job", "id": "a1", "model": "m", "state": "running"}),
             json!({"type": "started", "resumed_from": 0, "plan": {"n_steps": 6, "memory_bytes": 2_000_000_000_u64, "warnings": ["the warm-up is long"],
                 "train": {"n_rows": 19, "n_tokens": 4000, "n_targets": 1500, "tokens_max": 400, "n_dropped": 1}, "validation": {"n_rows": 3}}}),
+            json!({"type": "warning", "message": "the warm-up is long"}),
+            json!({"type": "warning", "message": "another"}),
             json!({"type": "step", "step": 1, "epoch": 0.5, "loss": 2.0, "grad_norm": 1.0, "learning_rate": 1e-4, "n_tokens": 5, "n_targets": 2, "seconds": 0.1}),
             json!({"type": "log", "step": 2, "epoch": 1.0, "values": {"loss": 1.5, "grad_norm": 0.25, "learning_rate": 2e-4, "epoch": 1.0}}),
             json!({"type": "eval", "step": 2, "epoch": 1.0, "loss": 1.4, "is_best": true, "seconds": 0.5}),
             json!({"type": "checkpoint", "step": 4, "directory": "checkpoint-4", "files": [], "removed": [2], "is_best": false}),
+            json!({"type": "published", "model": "m", "adapters": ["default"], "step": 4}),
             json!({"type": "published", "model": "m", "adapters": ["default"], "step": 4}),
             json!({"type": "notice", "message": "the disk is\nnearly full"}),
             json!({"type": "hologram", "step": 5}),
@@ -208,7 +208,7 @@ mod tests {
                 event,
                 ..TrainLine::default()
             };
-            if let Some(text) = text(&line, &mut n_steps) {
+            if let Some(text) = text(&line, &mut teller) {
                 said += &text;
                 said.push('\n');
             }
@@ -219,6 +219,7 @@ mod tests {
         19 rows, 4000 tokens, 1500 of them learned, 400 in the longest; 1 too long and left out; 6 steps, at most 2.0 GB
         measured on 3 rows, 0 tokens, 0 of them learned, 0 in the longest
         warning: the warm-up is long
+        warning: another
         step 2/6 (epoch 1.00)  loss 1.5000  grad_norm 0.2500  learning_rate 2.00e-4
         step 2/6: loss 1.4000 on the validation rows, the best so far (0.5s)
         step 4/6: wrote `checkpoint-4`; removed that of step 2

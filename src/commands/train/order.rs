@@ -62,6 +62,7 @@ impl Order {
         };
         let mut order = Self::new(recipe, directory, typed, read.map(|(_, text)| text))?;
         order.name_by_folder();
+        order.parts.adapter.clone_from(&arguments.adapter);
         Ok(order)
     }
 
@@ -266,9 +267,10 @@ impl Order {
         let beside = from(&self.directory)?;
         Ok(match (is_typed, self.recipe.dialect) {
             (true, _) => vec![here],
-            (false, Dialect::Witness) => vec![beside],
-            // Started elsewhere, their paths begin there; given to others, they lie beside the recipe.
-            (false, _) if here == beside => vec![here],
+            _ if here == beside => vec![here],
+            // Ours lie beside the recipe, or where it is run.
+            (false, Dialect::Witness) => vec![beside, here],
+            // Other programs look where they are started; a recipe that was given away has them beside it.
             (false, _) => vec![here, beside],
         })
     }

@@ -214,11 +214,8 @@ fn check(files: &[RowFile], options: &ScanOptions) -> Outcome {
     if files.is_empty() {
         return Ok(());
     }
-    let sources = Sources {
-        files: files.iter().map(|file| file.path.clone()).collect(),
-        repeated: Vec::new(),
-    };
-    let report = scan(&sources, options, |_| Ok(())).map_err(|error| renamed(error, files))?;
+    let sources = Sources::named(files.iter().map(|file| (file.name.clone(), file.path.clone())));
+    let report = scan(&sources, options, |_| Ok(())).map_err(explain)?;
     told(&report);
     if report.rows == 0 {
         return Err(Diagnostic::from(DatasetError::NoRows {
@@ -243,21 +240,13 @@ fn told(report: &Report) {
     }
 }
 
-/// Names rewritten files as the person does.
-fn renamed(error: DatasetError, files: &[RowFile]) -> Diagnostic {
-    let mut refusal = Diagnostic::from(error);
-    for file in files {
-        let path = file.path.display().to_string();
-        if path != file.name {
-            let rename = |text: &mut String| *text = text.replace(&path, &file.name);
-            rename(&mut refusal.message);
-            refusal.causes.iter_mut().for_each(rename);
-        }
+/// Says how to train in spite of bad rows.
+fn explain(error: DatasetError) -> Diagnostic {
+    let refusal = Diagnostic::from(error);
+    match refusal.kind == Kind::Invalid && !refusal.hints.iter().any(|hint| hint.contains("--skip-bad")) {
+        true => refusal.hint("`--skip-bad` leaves such rows out and counts them"),
+        false => refusal,
     }
-    if !refusal.hints.iter().any(|hint| hint.contains("--skip-bad")) && refusal.kind == Kind::Invalid {
-        refusal = refusal.hint("`--skip-bad` leaves such rows out and counts them");
-    }
-    refusal
 }
 
 /// Asks the daemon what a model would be taught by these files: the plan of a run that is not made.

@@ -153,7 +153,7 @@ struct Screen {
     status: Option<ProgressBar>,
     id: String,
     step: u64,
-    n_steps: u64,
+    teller: Teller,
     speed: Speed,
 }
 
@@ -165,7 +165,7 @@ impl Screen {
             status: None,
             id: String::new(),
             step: 0,
-            n_steps: 0,
+            teller: Teller::default(),
             speed: Speed::default(),
         }
     }
@@ -211,7 +211,7 @@ impl Screen {
         if let TrainJobLine::Job { id, .. } = &line {
             self.id.clone_from(id);
         }
-        if let Some(text) = own_text(&line) {
+        if let Some(text) = self.teller.own(&line) {
             self.say(&text);
         }
         match line {
@@ -227,12 +227,12 @@ impl Screen {
     }
 
     fn event(&mut self, event: &TrainEvent) {
+        let text = self.teller.event(event);
         match event {
             TrainEvent::Started { plan, resumed_from } => {
                 self.end_status();
-                self.n_steps = plan.n_steps;
                 self.step = *resumed_from;
-                self.say(&event_text(event, 0).unwrap_or_default());
+                self.say(&text.unwrap_or_default());
                 let bar = self.bars.steps(plan.n_steps);
                 bar.set_position(*resumed_from);
                 bar.reset_eta();
@@ -259,7 +259,7 @@ impl Screen {
                 }
             }
             _ => {
-                if let Some(text) = event_text(event, self.n_steps) {
+                if let Some(text) = text {
                     self.say(&text);
                 }
             }
@@ -302,8 +302,46 @@ fn step_message(event: &TrainEvent, tokens_per_second: f64) -> String {
     format!("loss {loss:.4}  lr {learning_rate:.2e}  grad {grad_norm:.3}  {tokens_per_second:.0} tokens/s")
 }
 
-/// Returns an event as a line for people; nothing for those that only move a bar.
-pub(crate) fn event_text(event: &TrainEvent, n_steps: u64) -> Option<String> {
+/// The lines of a run as lines for people, nothing of it twice.
+#[derive(Default)]
+pub(crate) struct Teller {
+    n_steps: u64,
+    /// Warnings of the plan, which the run may repeat.
+    warnings: Vec<String>,
+    published: Option<u64>,
+}
+
+impl Teller {
+    /// Returns an event in words; nothing for those that only move a bar.
+    pub(crate) fn event(&mut self, event: &TrainEvent) -> Option<String> {
+        match event {
+            TrainEvent::Started { plan, .. } => {
+                self.n_steps = plan.n_steps;
+                self.warnings.clone_from(&plan.warnings);
+            }
+            TrainEvent::Warning { message } => {
+                if self.warnings.contains(message) {
+                    return None;
+                }
+                self.warnings.push(message.clone());
+            }
+            _ => {}
+        }
+        event_text(event, self.n_steps)
+    }
+
+    /// Returns a line of the daemon's own in words; nothing for states that the next line tells better.
+    pub(crate) fn own(&mut self, line: &TrainJobLine) -> Option<String> {
+        if let TrainJobLine::Published { step, .. } = line
+            && self.published.replace(*step) == Some(*step)
+        {
+            return None;
+        }
+        own_text(line)
+    }
+}
+
+fn event_text(event: &TrainEvent, n_steps: u64) -> Option<String> {
     let of = |step: &u64| match n_steps {
         0 => format!("step {step}"),
         n_steps => format!("step {step}/{n_steps}"),
@@ -321,7 +359,8 @@ pub(crate) fn event_text(event: &TrainEvent, n_steps: u64) -> Option<String> {
                 .filter(|(name, _)| !matches!(name.as_str(), "epoch" | "step"))
             {
                 text += &match value.as_f64() {
-                    Some(number) if number != 0.0 && number.abs() < 1e-3 => format!("  {name} {number:.2e}"),
+                    Some(0.0) => format!("  {name} 0"),
+                    Some(number) if number.abs() < 1e-3 => format!("  {name} {number:.2e}"),
                     Some(number) => format!("  {name} {number:.4}"),
                     None => format!("  {name} {value}"),
                 };
@@ -375,21 +414,14 @@ fn started(plan: &TrainPlan, resumed_from: u64) -> String {
     text
 }
 
-/// Returns a line of the daemon's own for people; nothing for states that the next line tells better.
-pub(crate) fn own_text(line: &TrainJobLine) -> Option<String> {
+fn own_text(line: &TrainJobLine) -> Option<String> {
     match line {
         TrainJobLine::Job {
             id,
             state: TrainState::Queued,
-            reason,
+            reason: Some(reason),
             ..
-        } => {
-            let why = reason
-                .as_ref()
-                .map(|reason| format!(": {}", one_line(reason)))
-                .unwrap_or_default();
-            Some(format!("the run `{id}` waits{why}"))
-        }
+        } => Some(format!("the run `{id}` waits: {}", one_line(reason))),
         TrainJobLine::Job {
             id,
             state: TrainState::Starting,
