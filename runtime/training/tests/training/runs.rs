@@ -2,8 +2,8 @@
 
 use serde_json::json;
 use witness_diagnostics::Diagnostic;
-use witness_formats::{FileSet, adapter::Adapter, hf::DecoderConfig};
-use witness_training::{Batch, Method, RandomWeights, Recompute, Trainer, TrainerOptions, TrainingError};
+use witness_formats::{FileSet, adapter::Adapter, hf::DecoderConfig, safetensors::SafeTensors};
+use witness_training::{Batch, Census, Method, RandomWeights, Recompute, Trainer, TrainerOptions, TrainingError};
 
 use crate::support::{lora, options, pack, rows, tiny};
 
@@ -195,6 +195,89 @@ fn losses_fall() {
         }
         assert!(losses[59] < 0.3 * losses[0], "{} {}", losses[0], losses[59]);
     }
+}
+
+// What is counted from the shape alone is what is built.
+#[test]
+fn a_census_counts_what_is_built() {
+    for (family, changes) in [
+        ("llama", json!({})),
+        ("llama", json!({"tie_word_embeddings": true})),
+        ("qwen2", json!({})),
+    ] {
+        let config = tiny(family, changes);
+        for method in [
+            Method::Full,
+            all_linears(0.0),
+            lora(
+                json!({"target_modules": ["q_proj", "lm_head"], "bias": "all", "rank_pattern": {"layers.1.self_attn.q_proj": 3}}),
+            ),
+            lora(
+                json!({"target_modules": ["v_proj"], "bias": "lora_only", "use_dora": true, "modules_to_save": ["norm"]}),
+            ),
+        ] {
+            let census = Census::of(&config, &method).unwrap();
+            let trainer = trainer(&config, method, options(1e-2));
+            let (n_all, n_trained) = trainer.parameters().count();
+            assert_eq!(
+                (census.n_weights + census.n_adapter, census.n_trained),
+                (n_all, n_trained),
+                "{family}"
+            );
+            let names = trainer.parameters().iter().map(|parameter| parameter.name.as_str());
+            assert_eq!(
+                census.n_modules,
+                names.filter(|name| name.ends_with("lora_A.weight")).count()
+            );
+        }
+    }
+}
+
+// A stop is heard before every layer, and what is not stopped is measured as ever.
+#[test]
+fn an_evaluation_can_be_stopped() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let config = tiny("llama", json!({}));
+    let trainer = trainer(&config, all_linears(0.1), options(1e-2));
+    let batch = &batches(&config, 0)[0];
+    for (calls, is_whole) in [(0, false), (1, false), (2, true)] {
+        let left = AtomicUsize::new(calls);
+        let stops = || {
+            left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+                .is_err()
+        };
+        let measured = trainer.evaluate_until(batch, &stops).unwrap();
+        assert_eq!(measured, is_whole.then(|| trainer.evaluate(batch).unwrap()), "{calls}");
+    }
+}
+
+// bf16 is f32 without its last 16 bits, rounded.
+#[test]
+fn a_model_in_16_bits_is_the_same_rounded() {
+    let config = tiny("llama", json!({}));
+    let trainer = trainer(&config, Method::Full, options(1e-2));
+    let read = |dtype: witness_formats::Dtype| {
+        let directory = tempfile::tempdir().unwrap();
+        trainer.write_model_as(directory.path(), dtype).unwrap();
+        let weights = SafeTensors::open_file(&directory.path().join("model.safetensors")).unwrap();
+        let tensors = weights
+            .iter()
+            .map(|(name, tensor)| (name.to_owned(), tensor.dtype(), tensor.to_f32().unwrap()));
+        tensors.collect::<Vec<_>>()
+    };
+    let (whole, half) = (read(witness_formats::Dtype::F32), read(witness_formats::Dtype::BF16));
+    for ((name, _, whole), (_, dtype, half)) in whole.iter().zip(&half) {
+        assert_eq!(*dtype, witness_formats::Dtype::BF16);
+        for (whole, half) in whole.iter().zip(half) {
+            assert!((whole - half).abs() <= whole.abs() / 256.0, "{name}: {whole} {half}");
+        }
+    }
+    let directory = tempfile::tempdir().unwrap();
+    assert!(
+        trainer
+            .write_model_as(directory.path(), witness_formats::Dtype::U8)
+            .is_err()
+    );
 }
 
 #[test]
