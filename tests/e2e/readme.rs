@@ -24,7 +24,15 @@ fn the_settings_are_those_of_the_program() {
 #[test]
 fn the_worked_example_is_real() {
     let readme = std::fs::read_to_string(harness::checkout().join("README.md")).unwrap();
-    let desk = Desk::with_quick();
+    let desk = Desk::new();
+    let recipe = harness::checkout().join("modelfiles/quickstart/Modelfile");
+    desk.run([
+        "create".as_ref(),
+        "witness-expert".as_ref(),
+        "-f".as_ref(),
+        recipe.as_os_str(),
+    ])
+    .ok();
     let help = desk.run(["--help"]).ok();
     let verbs = help
         .split_once("Commands:\n")
@@ -50,11 +58,15 @@ fn the_worked_example_is_real() {
 
 /// Returns the commands of console blocks with what follows each.
 fn console(readme: &str) -> Vec<(String, String)> {
-    let blocks = readme
-        .split("```console\n")
-        .skip(1)
-        .filter_map(|rest| rest.split("```").next());
-    let entries = blocks.flat_map(|block| block.split("$ ").skip(1));
+    let (mut blocks, mut rest) = (Vec::new(), readme);
+    while let Some((before, body)) = rest.split_once("```console\n") {
+        // A block that holds blocks itself is fenced with one mark more.
+        let fence = if before.ends_with('`') { "\n````" } else { "\n```" };
+        let (block, after) = body.split_once(fence).unwrap();
+        blocks.push(block);
+        rest = after;
+    }
+    let entries = blocks.into_iter().flat_map(|block| block.split("$ ").skip(1));
     entries
         .map(|entry| {
             let (command, answer) = entry.split_once('\n').unwrap();

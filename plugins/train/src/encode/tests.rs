@@ -1,3 +1,5 @@
+//! Encoding against recorded rows and published templates, and what is refused.
+
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};

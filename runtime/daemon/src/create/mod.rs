@@ -14,6 +14,7 @@ mod prove;
 
 use std::sync::Arc;
 
+use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use witness_api::Progress;
 use witness_diagnostics::{Diagnostic, Kind};
@@ -25,6 +26,9 @@ use crate::models::config::{ConfigBlob, WitnessConfig};
 use crate::models::library::blocking;
 use crate::template::Template;
 use order::Order;
+
+/// Code of the refusal of a name that was taken while its model was made.
+pub(crate) const NAME_TAKEN: &str = "witness::daemon::name_taken";
 
 /// Where progress goes. A reader that left does not stop a line from being written.
 pub(crate) type Lines = mpsc::Sender<Progress>;
@@ -39,6 +43,13 @@ pub(crate) async fn run(app: Arc<App>, order: Order, lines: Lines) -> Result<Pro
     let witness = inspect(&app, &order, &lines).await?;
     if order.check && !order.new_adapters.is_empty() {
         prove::adapters(&app, &order, &witness, &lines).await?;
+    }
+    if order.yields_name && !is_free_or_of_run(&app, &order).await {
+        return Err(Diagnostic::new(
+            NAME_TAKEN,
+            Kind::Conflict,
+            format!("`{}` was made by somebody else meanwhile", order.name.display_short()),
+        ));
     }
     let info = witness.info.clone().unwrap_or_default();
     let (told, mut told_lines) = mpsc::unbounded_channel();
@@ -76,6 +87,23 @@ pub(crate) async fn run(app: Arc<App>, order: Order, lines: Lines) -> Result<Pro
     app.library.named(&named);
     tracing::info!(model = %order.name, adapters = order.adapters.len(), "created");
     Ok(Progress::status("success"))
+}
+
+/// Tells whether the name is nobody's, or that of a model which the order's own run stored.
+async fn is_free_or_of_run(app: &App, order: &Order) -> bool {
+    match app.library.stored(&order.name.to_string()).await {
+        Ok(stored) => {
+            let known = stored
+                .config
+                .witness
+                .as_ref()
+                .and_then(|witness| witness.training.as_ref());
+            let run =
+                |training: Option<&Map<String, Value>>| training.and_then(|training| training.get("run").cloned());
+            run(known) == run(order.training.as_ref())
+        }
+        Err(error) => error.kind == Kind::NotFound,
+    }
 }
 
 /// Has a plugin look at the base, unless a model that it comes from says what it is, and at the new adapters.

@@ -26,6 +26,8 @@ pub(crate) struct Trained {
     pub(crate) texts: Texts,
     pub(crate) training: Map<String, Value>,
     pub(crate) check: bool,
+    /// As [`Order::yields_name`].
+    pub(crate) yields_name: bool,
 }
 
 /// Files of a run's product: blobs that are here.
@@ -75,6 +77,8 @@ pub(crate) struct Order {
     pub(crate) base_is_new: bool,
     /// What the training run that made it says about itself.
     pub(crate) training: Option<Map<String, Value>>,
+    /// Whether the name must be nobody's, or that of a model which the same run stored, also at the last moment.
+    pub(crate) yields_name: bool,
     /// Keeps every blob named here from the collector.
     _lease: Lease,
 }
@@ -153,6 +157,7 @@ impl Order {
             texts,
             training,
             check,
+            yields_name,
         } = trained;
         let mut digests: Vec<Digest> = parent.as_ref().map(|parent| parent.digests()).unwrap_or_default();
         let files: Vec<&FileRef> = match &product {
@@ -166,6 +171,7 @@ impl Order {
         let mut order = Self::empty(registry, name, parent, &digests);
         order.check = check;
         order.training = Some(training);
+        order.yields_name = yields_name;
         order.inherit();
         // What the base could do with adapters of its own was not trained on.
         order.adapters.clear();
@@ -211,6 +217,7 @@ impl Order {
             check: true,
             base_is_new: parent.is_none(),
             training: None,
+            yields_name: false,
             parent,
             _lease: registry.lease(digests),
         }

@@ -36,7 +36,7 @@ struct Gathered {
 /// Stores the checkpoints that are there, if the run's model was not there before it.
 pub(super) async fn checkpoints(app: &Arc<App>, run: &Arc<Run>) -> Result<(), Diagnostic> {
     let name = parse_name(&run.job.model)?;
-    if !run.job.is_new || !is_free_or_ours(app, run, &name).await {
+    if !run.job.is_new {
         return Ok(());
     }
     let (kept, best_step) = run.checkpoints();
@@ -51,7 +51,10 @@ pub(super) async fn checkpoints(app: &Arc<App>, run: &Arc<Run>) -> Result<(), Di
     let gathered = blocking(move || gather_adapters(&registry, &output, &first.directory, &first.files, &kept)).await?;
     let mut training = provenance(run);
     training.insert("step".into(), json!(step));
-    store(app, run, name, gathered, training, step, false).await
+    match store(app, run, name, gathered, training, step, false).await {
+        Err(error) if error.code == create::NAME_TAKEN => Ok(()),
+        stored => stored,
+    }
 }
 
 /// Stores what a run that made all its steps leaves, under its model's name.
@@ -118,21 +121,6 @@ fn latest(checkpoints: Vec<CheckpointRecord>) -> Vec<CheckpointRecord> {
         .collect();
     kept.drain(..kept.len().saturating_sub(ADAPTERS_MAX - 1));
     kept
-}
-
-/// Tells whether a name is nobody's, or that of a model which this run stored.
-async fn is_free_or_ours(app: &Arc<App>, run: &Run, name: &ModelName) -> bool {
-    match app.library.stored(&name.to_string()).await {
-        Ok(stored) => {
-            let training = stored
-                .config
-                .witness
-                .as_ref()
-                .and_then(|witness| witness.training.as_ref());
-            training.and_then(|training| training.get("run")) == Some(&json!(run.id()))
-        }
-        Err(error) => error.kind == Kind::NotFound,
-    }
 }
 
 /// Stores an adapter as the first of its model and the checkpoints beside it.
@@ -255,6 +243,8 @@ async fn store(
         },
         training: training.clone(),
         check,
+        // What is not done yet stands back behind what somebody else made; the product of the whole run was asked for by name.
+        yields_name: !prove,
     };
     let mut made = make(app, trained(prove, product.clone())).await;
     if let (true, Err(error)) = (prove, &made)
@@ -262,7 +252,11 @@ async fn store(
     {
         // No room to load the base, say. A day of training is not thrown away for that.
         let message = format!("the adapter could not be tried on its base and is stored all the same: {error}");
-        made = make(app, trained(false, product)).await;
+        let unproven = Trained {
+            yields_name: false,
+            ..trained(false, product)
+        };
+        made = make(app, unproven).await;
         if made.is_ok() {
             change(run, move |run| run.tell(&TrainJobLine::Notice { message })).await;
         }
