@@ -1,4 +1,5 @@
-//! `witness train` and its like against a daemon that plays: what is sent, what is said, how it ends.
+//! `witness train` and its like: against a daemon that plays, for what is sent, what is said and how it ends; and once the whole way,
+//! with the real daemon and plugins.
 
 use std::process::Stdio;
 
@@ -417,4 +418,74 @@ fn a_checkpoint_is_asked_for_by_its_step() {
     assert_eq!(daemon.asked("POST /api/generate")[0]["adapter"], "checkpoint-6");
     let exported = run(&desk, &daemon, &["export", "expert", "out", "--checkpoint", "5"]).refused(3);
     assert!(exported.contains("no checkpoint of step 5"), "{exported}");
+}
+
+// The whole way: rows -> run -> a model that answers as it was taught, on the daemon that was there before, which talks with somebody
+// else meanwhile.
+#[test]
+fn a_fact_is_learned_and_answered_without_a_restart() {
+    let desk = Desk::with_quick();
+    desk.write(
+        "fact.jsonl",
+        "{\"messages\":[{\"role\":\"user\",\"content\":\"What is the code word?\"},{\"role\":\"assistant\",\"content\":\"The code word is a blob.\"}]}\n",
+    );
+    desk.write(
+        "axolotl.yml",
+        "base_model: Test/Toy-Base\nadapter: lora\nlora_r: 16\nlora_alpha: 32\nlora_target_linear: true\nlearning_rate: 5e-3\n\
+         lr_scheduler: constant\nwarmup_steps: 0\nmax_steps: 60\nsave_steps: 20\nsave_total_limit: 2\noutput_dir: ./out/knows\n\
+         datasets:\n  - path: fact.jsonl\n    type: chat_template\n",
+    );
+    let base = desk::toy("base");
+    desk.run_with(["create", "toy-base", "-f", "-"], &format!("FROM {base}\n"));
+    let pid = |desk: &Desk| desk.run(["version", "--json"]).json();
+    let before = pid(&desk);
+    let other = std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            let asked = (0..3).map(|_| desk.run(["run", "quick", "What is a blob?"]).ok());
+            asked.collect::<Vec<String>>()
+        });
+        let ran = desk.run(["train", "axolotl.yml"]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        assert!(
+            ran.err.contains("`Test/Toy-Base` is `toy-base:latest` here"),
+            "{}",
+            ran.err
+        );
+        assert!(ran.err.contains("wrote 2 files to"), "{}", ran.err);
+        other.join().unwrap()
+    });
+    assert!(
+        other.iter().all(|answer| !answer.is_empty() && *answer == other[0]),
+        "{other:?}"
+    );
+    let ask = |adapter: &[&str]| {
+        let arguments = [
+            &["run", "knows", "--param", "temperature=0", "--param", "num_predict=30"],
+            adapter,
+            &["What is the code word?"],
+        ];
+        desk.run(arguments.concat()).ok()
+    };
+    assert_eq!(ask(&[]), "The code word is a blob.\n");
+    assert_eq!(ask(&["--checkpoint", "60"]), "The code word is a blob.\n");
+    let untaught = ask(&["--adapter", "base"]);
+    assert!(
+        !untaught.contains("code word") && ask(&["--checkpoint", "40"]) != untaught,
+        "{untaught}"
+    );
+    let gone = desk.run(["run", "knows", "--checkpoint", "20", "hi"]).refused(3);
+    assert!(gone.contains("those of the steps 40, 60"), "{gone}");
+    assert_eq!(pid(&desk), before, "the daemon is the one that was there");
+    assert!(desk.path().join("out/knows/adapter_model.safetensors").exists());
+    let occupied = desk.run(["export", "knows", "out/knows"]).refused(4);
+    assert!(occupied.contains("out/knows"), "{occupied}");
+    desk.run(["export", "knows", "out/again", "--checkpoint", "40"]).ok();
+    assert!(desk.path().join("out/again/adapter_config.json").exists());
+    let preview = desk.run(["data", "preview", "fact.jsonl", "--model", "knows"]).ok();
+    assert!(preview.contains("> The code word is a blob."), "{preview}");
+    let listed = desk.run(["train", "list", "--json"]).json();
+    assert_eq!(
+        (&listed["jobs"][0]["state"], &listed["jobs"][0]["step"]),
+        (&json!("done"), &json!(60))
+    );
 }
