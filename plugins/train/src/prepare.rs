@@ -192,6 +192,13 @@ fn spared_bytes(base: &Base, settings: &TrainSettings, census: &Census) -> Resul
         BaseStorage::F32 => plain,
         BaseStorage::Bf16 => plain / 2,
         BaseStorage::AsIs => base.weights.stored_bytes(),
+        // The matrices of layers; embedding and output matrix stay as they are.
+        BaseStorage::Nf4 { .. } => {
+            let config = &base.config;
+            let outer =
+                (config.vocab_size * config.hidden_size) as u64 * if config.tie_word_embeddings { 1 } else { 2 };
+            4 * outer + (census.n_weights as u64).saturating_sub(outer) * 9 / 16
+        }
     };
     Ok(plain.saturating_sub(held))
 }

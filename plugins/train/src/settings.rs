@@ -6,7 +6,7 @@ use witness_formats::hf::DecoderConfig;
 use witness_plugin_protocol::{self as wire, Compat, ExcessLength, TrainMethod, TrainSettings, When};
 use witness_training::{BaseStorage, Compute, Isa, LoraMethod, Method, Recompute, TrainerOptions};
 
-use crate::error::{setting, unsupported};
+use crate::error::setting;
 use crate::rates;
 
 /// The longest sequence that nobody asked for. What the guide's script takes, and more than most chats have.
@@ -159,19 +159,14 @@ pub(crate) fn compute(settings: &TrainSettings) -> Compute {
 
 /// Returns how the frozen base is held. A quantized file is used as it lies.
 pub(crate) fn storage(settings: &TrainSettings, is_gguf: bool) -> Result<BaseStorage, Diagnostic> {
-    let four_bits = || {
-        unsupported(
-            "a base of safetensors held in 4 bits",
-            "take a quantized GGUF base, or set `method: lora` with `base_storage: bf16`",
-        )
-    };
     match (settings.base_storage, settings.method) {
         (wire::BaseStorage::AsIs, _) => Ok(BaseStorage::AsIs),
         (wire::BaseStorage::F32, _) => Ok(BaseStorage::F32),
         (wire::BaseStorage::Bf16, _) => Ok(BaseStorage::Bf16),
-        (wire::BaseStorage::Nf4 | wire::BaseStorage::Nf4Double, _) => Err(four_bits()),
+        (wire::BaseStorage::Nf4, _) => Ok(BaseStorage::Nf4 { double: false }),
+        (wire::BaseStorage::Nf4Double, _) => Ok(BaseStorage::Nf4 { double: true }),
         (wire::BaseStorage::Auto, _) if is_gguf => Ok(BaseStorage::AsIs),
-        (wire::BaseStorage::Auto, TrainMethod::Qlora) => Err(four_bits()),
+        (wire::BaseStorage::Auto, TrainMethod::Qlora) => Ok(BaseStorage::Nf4 { double: true }),
         (wire::BaseStorage::Auto, TrainMethod::Lora | TrainMethod::Full) => Ok(match compute(settings) {
             Compute::F32 => BaseStorage::F32,
             Compute::Bf16 => BaseStorage::AsIs,

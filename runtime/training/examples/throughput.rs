@@ -1,7 +1,7 @@
 //! Prints tokens a second of LoRA steps (r 16 on q, k, v, o) on random weights.
 //!
 //! `cargo run --release -p witness-training --example throughput -- [--shape NAME]... [--steps N] [--rows N] [--tokens N] [--compute f32|bf16]
-//! [--storage as-is|f32|bf16] [--recompute] [--isa NAME] [--model DIRECTORY] [--adapter DIRECTORY] [--rows-file FILE] [--threads N]`
+//! [--storage as-is|f32|bf16|nf4] [--recompute] [--isa NAME] [--model DIRECTORY] [--adapter DIRECTORY] [--rows-file FILE] [--threads N]`
 //!
 //! Shapes: `oracle` (4 layers of 128), `15m`, `135m` (SmolLM2-135M) and `0.5b` (Qwen2.5-0.5B); or the weights of a Hugging Face directory. By default 4 rows of 256
 //! tokens, all of them targets; tokens are `(17 row + 31 at) mod vocabulary`, so that another program can be given the same ones;
@@ -96,6 +96,7 @@ fn arguments() -> Result<Arguments, String> {
             ("--storage", "as-is") => arguments.options.base_storage = BaseStorage::AsIs,
             ("--storage", "f32") => arguments.options.base_storage = BaseStorage::F32,
             ("--storage", "bf16") => arguments.options.base_storage = BaseStorage::Bf16,
+            ("--storage", "nf4") => arguments.options.base_storage = BaseStorage::Nf4 { double: true },
             _ => {
                 return Err(format!(
                     "`{flag} {value}` is none of the flags in the head of this file"

@@ -11,6 +11,7 @@ use crate::error::{Result, TrainingError};
 use crate::linear::{Linear, Lora};
 use crate::matmul::Compute;
 use crate::method::{LoraMethod, Method};
+use crate::nf4::Nf4Matrix;
 use crate::parameters::{Parameter, ParameterId, Parameters, WeightSource};
 use crate::random::Stream;
 use crate::real::Real;
@@ -328,14 +329,20 @@ impl<T: Real> Builder<'_, T> {
     fn stored(&self, name: &str, expected: &[usize]) -> Result<Option<Stored>> {
         let n_columns = expected.last().copied().unwrap_or(1);
         let rounded = |values: Vec<f32>| -> Stored { Arc::new(Bf16Rows::round(&values, n_columns)) };
+        let is_in_layer = name.starts_with("model.layers.");
         let stored = match (self.options.base_storage, self.options.compute) {
             (BaseStorage::F32, _) => None,
-            (BaseStorage::AsIs, Compute::F32) => self.source.stored(name)?,
-            (BaseStorage::AsIs, Compute::Bf16) => match self.source.stored(name)? {
-                Some(stored) => Some(stored),
-                None => Some(rounded(self.values(name, expected)?)),
-            },
             (BaseStorage::Bf16, _) => Some(rounded(self.values(name, expected)?)),
+            (BaseStorage::Nf4 { double }, _) if is_in_layer => {
+                let values = self.values(name, expected)?;
+                let matrix = Nf4Matrix::quantize(&values, values.len() / n_columns, n_columns, double);
+                Some(Arc::new(matrix) as Stored)
+            }
+            (BaseStorage::AsIs | BaseStorage::Nf4 { .. }, compute) => match self.source.stored(name)? {
+                Some(stored) => Some(stored),
+                None if compute == Compute::Bf16 => Some(rounded(self.values(name, expected)?)),
+                None => None,
+            },
         };
         let Some(stored) = stored else { return Ok(None) };
         let found = vec![stored.n_rows(), stored.n_columns()];

@@ -12,7 +12,7 @@
 use rayon::prelude::*;
 
 use crate::kernels::{TASK_ELEMENTS, add, add_column_sums, add_row, scale_columns, vectorised};
-use crate::matmul::{Compute, Into, Means, View, ViewMut, matmul};
+use crate::matmul::{Compute, Into, Means, Prepared, View, ViewMut, matmul};
 use crate::numbers::Numbers;
 use crate::parameters::{Gradients, ParameterId, Parameters};
 use crate::random::Stream;
@@ -78,7 +78,7 @@ pub(crate) struct Pass {
 }
 
 impl Pass {
-    fn means(self) -> Means {
+    pub(crate) fn means(self) -> Means {
         Means::all(self.compute)
     }
 }
@@ -107,27 +107,36 @@ impl Linear {
         self.lora.is_some() || parameters.is_trained(self.weight)
     }
 
+    /// Prepares an input, `[n, n_in]`, that this module and others read.
+    pub(crate) fn prepared<'a, T: Real>(&self, x: &'a [T], pass: Pass) -> Prepared<'a, T> {
+        Prepared::new(View::new(x, x.len() / self.n_in, self.n_in), pass.means())
+    }
+
     /// Computes y.
     pub(crate) fn forward<T: Real>(
         &self,
         parameters: &Parameters<T>,
-        x: &[T],
+        x: &Prepared<'_, T>,
         pass: Pass,
     ) -> (Numbers<T>, LinearTape<T>) {
-        let (n, means) = (x.len() / self.n_in, pass.means());
+        let (n, means) = (x.data().len() / self.n_in, pass.means());
         let mut y = Numbers::stale(n * self.n_out);
         let mut tape = LinearTape::default();
-        let x_view = View::new(x, n, self.n_in);
         let weight = parameters.matrix(self.weight);
         let target = ViewMut::new(&mut y, n, self.n_out);
-        matmul(target, Into::Replace, T::ONE, x_view, weight.transposed(), means);
+        matmul(target, Into::Replace, T::ONE, x, weight.transposed(), means);
         if let Some(lora) = &self.lora {
-            let dropped = lora.drop(x, pass, self.n_in);
-            let input = dropped.as_deref().map_or(x_view, |x| View::new(x, n, self.n_in));
+            let dropped = lora.drop(x.data(), pass, self.n_in);
             tape.low = Numbers::stale(n * lora.rank);
             let a = View::new(parameters.values(lora.a), lora.rank, self.n_in);
             let low = ViewMut::new(&mut tape.low, n, lora.rank);
-            matmul(low, Into::Replace, T::ONE, input, a.transposed(), means);
+            match &dropped {
+                Some(dropped) => {
+                    let dropped = View::new(dropped, n, self.n_in);
+                    matmul(low, Into::Replace, T::ONE, dropped, a.transposed(), means);
+                }
+                None => matmul(low, Into::Replace, T::ONE, x, a.transposed(), means),
+            }
             let b = View::new(parameters.values(lora.b), self.n_out, lora.rank);
             matmul(
                 ViewMut::new(&mut y, n, self.n_out),
@@ -174,14 +183,18 @@ impl Linear {
             let x = View::new(x, n, self.n_in);
             matmul(dweight, Into::Add, T::ONE, dy_view.transposed(), x, means);
         }
+        if dx.is_none() && self.lora.is_none() {
+            return;
+        }
+        let prepared = Prepared::new(dy_view, means);
         let dlow = self
             .lora
             .as_ref()
-            .map(|lora| self.backward_lora(lora, parameters, gradients, tape, Flow { x, dy, pass }));
+            .map(|lora| self.backward_lora(lora, parameters, gradients, tape, (x, &prepared, pass)));
         let Some(dx) = dx else { return };
         let weight = parameters.matrix(self.weight);
         let target = ViewMut::new(&mut *dx, n, self.n_in);
-        matmul(target, Into::Add, T::ONE, dy_view, weight, means);
+        matmul(target, Into::Add, T::ONE, &prepared, weight, means);
         if let (Some(lora), Some(dlow)) = (&self.lora, dlow) {
             let dlow = View::new(&dlow, n, lora.rank);
             let a = View::new(parameters.values(lora.a), lora.rank, self.n_in);
@@ -205,11 +218,11 @@ impl Linear {
         parameters: &Parameters<T>,
         gradients: &mut Gradients<T>,
         tape: &LinearTape<T>,
-        flow: Flow<'_, T>,
+        (x, prepared, pass): (&[T], &Prepared<'_, T>, Pass),
     ) -> Numbers<T> {
-        let Flow { x, dy, pass } = flow;
-        let (n, scale, means) = (dy.len() / self.n_out, T::from_f64(lora.scale), pass.means());
-        let dy = View::new(dy, n, self.n_out);
+        let n = prepared.data().len() / self.n_out;
+        let (scale, means) = (T::from_f64(lora.scale), pass.means());
+        let dy = View::new(prepared.data(), n, self.n_out);
         if let Some(db) = gradients.get_mut(lora.b) {
             let db = ViewMut::new(db, self.n_out, lora.rank);
             let low = View::new(&tape.low, n, lora.rank);
@@ -218,7 +231,7 @@ impl Linear {
         let mut dlow = Numbers::stale(n * lora.rank);
         let b = View::new(parameters.values(lora.b), self.n_out, lora.rank);
         let target = ViewMut::new(&mut dlow, n, lora.rank);
-        matmul(target, Into::Replace, scale, dy, b, means);
+        matmul(target, Into::Replace, scale, prepared, b, means);
         if let Some(da) = gradients.get_mut(lora.a) {
             let dropped = lora.drop(x, pass, self.n_in);
             let input = View::new(dropped.as_deref().unwrap_or(x), n, self.n_in);

@@ -10,7 +10,7 @@
 
 use std::any::TypeId;
 
-use crate::product::{Isa, Level, Product, Right, Strided, multiply};
+use crate::product::{self, Isa, Level, PackedLeft, Product, Right, Strided, multiply};
 use crate::real::Real;
 use crate::stored::{Rows, decode_all};
 
@@ -34,6 +34,21 @@ struct Layout {
     n_columns: usize,
     row_stride: usize,
     column_stride: usize,
+}
+
+/// A left factor that several products share: packed once, where that is how products are made.
+pub(crate) struct Prepared<'a, T> {
+    view: View<'a, T>,
+    packed: Option<PackedLeft>,
+}
+
+/// A left factor.
+#[derive(Clone, Copy)]
+pub(crate) enum Left<'a, T> {
+    /// Numbers.
+    Plain(View<'a, T>),
+    /// Numbers that are packed.
+    Prepared(&'a Prepared<'a, T>),
 }
 
 /// What happens to the product.
@@ -96,6 +111,43 @@ impl Means {
     pub(crate) fn one(compute: Compute) -> Means {
         let workers = Workers::One;
         Means { workers, compute }
+    }
+}
+
+impl<'a, T: Real> Prepared<'a, T> {
+    /// Packs a factor for products of some means.
+    pub(crate) fn new(view: View<'a, T>, means: Means) -> Prepared<'a, T> {
+        let Layout {
+            n_rows,
+            n_columns,
+            row_stride,
+            column_stride,
+        } = view.layout;
+        let packed = as_f32(view.data)
+            .filter(|_| !is_library_quick(means) && n_rows > 0 && n_columns > 0)
+            .map(|data| {
+                let source = Strided::new(data, row_stride, column_stride);
+                let is_threaded = means.workers == Workers::All;
+                PackedLeft::new(&source, n_rows, n_columns, means.compute == Compute::Bf16, is_threaded)
+            });
+        Prepared { view, packed }
+    }
+
+    /// Returns its numbers.
+    pub(crate) fn data(&self) -> &'a [T] {
+        self.view.data
+    }
+}
+
+impl<'a, T> From<View<'a, T>> for Left<'a, T> {
+    fn from(view: View<'a, T>) -> Left<'a, T> {
+        Left::Plain(view)
+    }
+}
+
+impl<'a, T> From<&'a Prepared<'a, T>> for Left<'a, T> {
+    fn from(prepared: &'a Prepared<'a, T>) -> Left<'a, T> {
+        Left::Prepared(prepared)
     }
 }
 
@@ -191,11 +243,15 @@ pub(crate) fn matmul<'a, T: Real>(
     target: ViewMut<'_, T>,
     into: Into,
     scale: T,
-    left: View<'_, T>,
+    left: impl std::convert::Into<Left<'a, T>>,
     right: impl std::convert::Into<Matrix<'a, T>>,
     means: Means,
 ) {
     let right = right.into();
+    let (left, packed) = match left.into() {
+        Left::Plain(view) => (view, None),
+        Left::Prepared(prepared) => (prepared.view, prepared.packed.as_ref()),
+    };
     let (m, k) = (left.layout.n_rows, left.layout.n_columns);
     let (right_rows, n) = right.shape();
     assert_eq!(right_rows, k, "inner dimensions differ");
@@ -217,9 +273,7 @@ pub(crate) fn matmul<'a, T: Real>(
         }
         return;
     }
-    // With AVX2 the library is as near to the peak as ours (150 of 175 GFLOP/s on two cores); it knows neither AVX-512 nor bf16 nor stored matrices.
-    let is_library_quick = Isa::current().level() == Level::Avx2 && means.compute == Compute::F32;
-    if let (true, Matrix::Plain(right)) = (is_library_quick, right) {
+    if let (true, Matrix::Plain(right)) = (is_library_quick(means), right) {
         generic(target, into, scale, left, right, means.workers);
         return;
     }
@@ -238,7 +292,14 @@ pub(crate) fn matmul<'a, T: Real>(
             m,
             n,
             k,
-            left: Strided::new(left_data, left.layout.row_stride, left.layout.column_stride),
+            left: match packed {
+                Some(packed) => product::Left::Packed(packed),
+                None => product::Left::Plain(Strided::new(
+                    left_data,
+                    left.layout.row_stride,
+                    left.layout.column_stride,
+                )),
+            },
             right,
             target: target_data,
             target_stride: target.layout.row_stride,
@@ -261,6 +322,11 @@ pub(crate) fn matmul<'a, T: Real>(
             generic(target, into, scale, left, view, means.workers);
         }
     }
+}
+
+/// With AVX2 the library is as near to the peak as ours (150 of 175 GFLOP/s on two cores); it knows neither AVX-512 nor bf16 nor stored matrices.
+fn is_library_quick(means: Means) -> bool {
+    Isa::current().level() == Level::Avx2 && means.compute == Compute::F32
 }
 
 /// Sees numbers as f32, where that is what they are.

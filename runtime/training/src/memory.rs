@@ -52,8 +52,9 @@ impl MemoryEstimate {
             Recompute::Nothing => n_layers.saturating_mul(tape),
             Recompute::Layers => n_layers.saturating_mul(d).saturating_add(tape),
         };
-        // The gradient of the stream, a normalised input and its gradient; besides either two of width f or four of the attention's.
-        let working = 3 * d + (2 * f).max(4 * q + 4 * kv);
+        // The gradient of the stream, a normalised input and its gradient; besides either two of width f or four of the attention's; and the packed left factor of
+        // a product, at most of width f.
+        let working = 3 * d + (2 * f).max(4 * q + 4 * kv) + f;
         let logits = LOGITS_BYTES_MAX.max(64 * config.vocab_size * F32);
         let of_tokens = |numbers: usize| request.n_tokens.saturating_mul(numbers).saturating_mul(F32);
         MemoryEstimate {

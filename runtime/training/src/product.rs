@@ -52,7 +52,7 @@ pub(crate) struct Product<'a> {
     pub(crate) m: usize,
     pub(crate) n: usize,
     pub(crate) k: usize,
-    pub(crate) left: Strided<'a>,
+    pub(crate) left: Left<'a>,
     pub(crate) right: Right<'a>,
     /// C, row-major.
     pub(crate) target: &'a mut [f32],
@@ -61,6 +61,38 @@ pub(crate) struct Product<'a> {
     pub(crate) scale: f32,
     pub(crate) rounds_to_bf16: bool,
     pub(crate) is_threaded: bool,
+}
+
+/// A left operand.
+#[derive(Clone, Copy)]
+pub(crate) enum Left<'a> {
+    /// Numbers in memory.
+    Plain(Strided<'a>),
+    /// The same, packed once for several products.
+    Packed(&'a PackedLeft),
+}
+
+/// A left operand that is packed.
+pub(crate) struct PackedLeft {
+    packed: Packed,
+    kind: Kind,
+    m: usize,
+    k: usize,
+}
+
+impl PackedLeft {
+    /// Packs the rows of A with the instructions in use.
+    pub(crate) fn new(source: &Strided<'_>, m: usize, k: usize, rounds_to_bf16: bool, is_threaded: bool) -> PackedLeft {
+        source.check(m, k);
+        let kind = Kind::of(Isa::current(), rounds_to_bf16);
+        let mut packed = Packed::new(
+            m.next_multiple_of(kind.left_multiple()),
+            kind.left_lanes(),
+            kind.units(k),
+        );
+        packed.fill_left(kind, source, m, &(0..k), is_threaded);
+        PackedLeft { packed, kind, m, k }
+    }
 }
 
 /// What a kernel computes: some tiles over one pass of k.
@@ -74,8 +106,10 @@ struct Block {
     right: *const f32,
     /// From one right panel to the next.
     right_stride: usize,
-    /// The first unit of the pass, and how many it has.
-    first_unit: usize,
+    /// The first unit of the pass in the left panels, and in the right ones.
+    left_unit: usize,
+    right_unit: usize,
+    /// How many units it has.
     units: usize,
     /// The first number of C.
     target: *mut f32,
@@ -117,21 +151,37 @@ fn multiply_with(isa: Isa, product: &mut Product<'_>) {
         n <= product.target_stride && end.is_some_and(|end| end <= product.target.len()),
         "the target lies in its slice"
     );
-    product.left.check(m, k);
+    let kind = match product.left {
+        Left::Plain(source) => {
+            source.check(m, k);
+            Kind::of(isa, product.rounds_to_bf16)
+        }
+        Left::Packed(left) => {
+            assert_eq!((left.m, left.k), (m, k), "the packed shape");
+            left.kind
+        }
+    };
     product.right.check(n, k);
-    let kind = Kind::of(isa, product.rounds_to_bf16);
     let is_threaded = product.is_threaded && m.saturating_mul(n).saturating_mul(k) > ALONE_MAX;
     let (depth, width) = blocks(kind, &product.right, n, k);
     for k_range in ranges(k, depth) {
         let adds = product.adds || k_range.start > 0;
         let units = kind.units(k_range.len());
-        let mut left = Packed::new(m.next_multiple_of(kind.left_multiple()), kind.left_lanes(), units);
-        left.fill_left(kind, &product.left, m, &k_range, is_threaded);
+        let fresh;
+        let left = match product.left {
+            Left::Packed(left) => (&left.packed, kind.unit_of(k_range.start)),
+            Left::Plain(source) => {
+                let mut packed = Packed::new(m.next_multiple_of(kind.left_multiple()), kind.left_lanes(), units);
+                packed.fill_left(kind, &source, m, &k_range, is_threaded);
+                fresh = packed;
+                (&fresh, 0)
+            }
+        };
         for n_range in ranges(n, width) {
             let n_lanes = n_range.len().next_multiple_of(kind.right_multiple());
             let mut right = Packed::new(n_lanes, kind.right_lanes(), units);
             right.fill_right(kind, &product.right, &n_range, &k_range, is_threaded);
-            compute(kind, product, &left, &right, &n_range, adds, is_threaded);
+            compute(kind, product, left, &right, &n_range, adds, is_threaded);
         }
     }
 }
@@ -254,7 +304,7 @@ impl Packed {
 fn compute(
     kind: Kind,
     product: &mut Product<'_>,
-    left: &Packed,
+    (left, left_unit): (&Packed, usize),
     right: &Packed,
     columns: &Range<usize>,
     adds: bool,
@@ -264,18 +314,19 @@ fn compute(
     let target = Shared(product.target[columns.start..].as_mut_ptr());
     let columns_of_a_task = COLUMNS_OF_A_TASK / kind.right_lanes() * kind.right_lanes();
     let (n_down, n_across) = (m.div_ceil(ROWS_OF_A_TASK), n.div_ceil(columns_of_a_task));
-    let passes = left.units.div_ceil(kind.units_of_a_pass_max());
-    let units_of_a_pass = left.units.div_ceil(passes).next_multiple_of(kind.unit_multiple());
+    let passes = right.units.div_ceil(kind.units_of_a_pass_max());
+    let units_of_a_pass = right.units.div_ceil(passes).next_multiple_of(kind.unit_multiple());
     for_each(n_down * n_across, is_threaded, |task| {
         let (row, column) = (task % n_down * ROWS_OF_A_TASK, task / n_down * columns_of_a_task);
         let (left_panel, right_panel) = (row / kind.left_lanes(), column / kind.right_lanes());
-        for units in ranges(left.units, units_of_a_pass) {
+        for units in ranges(right.units, units_of_a_pass) {
             let block = Block {
                 left: left.at(left_panel),
                 left_stride: left.stride(),
                 right: right.at(right_panel),
                 right_stride: right.stride(),
-                first_unit: units.start,
+                left_unit: left_unit + units.start,
+                right_unit: units.start,
                 units: units.len(),
                 target: target.get().wrapping_add(row * target_stride + column),
                 target_stride,

@@ -1,4 +1,4 @@
-//! Frozen matrices in the form that they lie in: bf16, f16 or blocks of a quantized file, decoded row by row when a product needs them.
+//! Frozen matrices in the form that they lie in: bf16, f16, NF4 or blocks of a quantized file, decoded row by row when a product needs them.
 //!
 //! A product reads such a matrix once a pass and decodes a part of it at a time, so the memory of a frozen base is that of its stored form. What a row decodes to
 //! is exact (bf16 and f16 are subsets of f32; blocks have one meaning), and so is every gradient that flows through it.
@@ -16,6 +16,7 @@ use rayon::prelude::*;
 use witness_formats::{Dtype, TensorRef};
 
 use crate::kernels::{TASK_ELEMENTS, rows_of_a_task, vectorised};
+use crate::nf4::Nf4Matrix;
 
 pub use gguf::GgufWeights;
 
@@ -47,6 +48,11 @@ pub enum BaseStorage {
     F32,
     /// Rounded to bf16: 2 bytes a weight.
     Bf16,
+    /// The layers' matrices in NF4, about half a byte a weight, as QLoRA keeps them; embedding and output matrix as by [`BaseStorage::AsIs`].
+    Nf4 {
+        /// Whether the scales are quantized too.
+        double: bool,
+    },
 }
 
 /// Numbers that were rounded to bf16.
@@ -95,6 +101,24 @@ impl Rows for Bf16Rows {
 
     fn bytes(&self) -> usize {
         self.values.len() * size_of::<bf16>()
+    }
+}
+
+impl Rows for Nf4Matrix {
+    fn n_rows(&self) -> usize {
+        self.n_out()
+    }
+
+    fn n_columns(&self) -> usize {
+        self.n_in()
+    }
+
+    fn decode(&self, rows: Range<usize>, out: &mut [f32]) {
+        self.dequantize_rows(rows, out);
+    }
+
+    fn bytes(&self) -> usize {
+        Nf4Matrix::bytes(self)
     }
 }
 

@@ -68,9 +68,11 @@ impl Layer {
         let (d, epsilon) = (config.hidden_size, config.rms_norm_eps);
         let input_statistics = rms_statistics(x, d, epsilon);
         let normed = rms_norm(x, parameters.values(self.input_norm), &input_statistics);
-        let (q, q_tape) = self.q.forward(parameters, &normed, pass);
-        let (k, k_tape) = self.k.forward(parameters, &normed, pass);
-        let (v, v_tape) = self.v.forward(parameters, &normed, pass);
+        let input = self.q.prepared(&normed, pass);
+        let (q, q_tape) = self.q.forward(parameters, &input, pass);
+        let (k, k_tape) = self.k.forward(parameters, &input, pass);
+        let (v, v_tape) = self.v.forward(parameters, &input, pass);
+        drop(input);
         drop(normed);
         let heads = Heads {
             q: context.rotation.split_and_turn(&q, config.n_heads),
@@ -80,14 +82,21 @@ impl Layer {
         drop((q, k, v));
         let attended = self.attention(context).forward(&heads);
         let joined = join_heads(&attended.output, config.n_heads, config.head_dim);
-        let (mut middle, o_tape) = self.o.forward(parameters, &joined, pass);
+        let (mut middle, o_tape) = self.o.forward(parameters, &self.o.prepared(&joined, pass), pass);
+        drop(joined);
         add(&mut middle, x);
         let middle_statistics = rms_statistics(&middle, d, epsilon);
         let normed = rms_norm(&middle, parameters.values(self.post_norm), &middle_statistics);
-        let (gate, gate_tape) = self.gate.forward(parameters, &normed, pass);
-        let (up, up_tape) = self.up.forward(parameters, &normed, pass);
+        let input = self.gate.prepared(&normed, pass);
+        let (gate, gate_tape) = self.gate.forward(parameters, &input, pass);
+        let (up, up_tape) = self.up.forward(parameters, &input, pass);
+        drop(input);
         drop(normed);
-        let (mut y, down_tape) = self.down.forward(parameters, &swiglu(&gate, &up), pass);
+        let activated = swiglu(&gate, &up);
+        let input = self.down.prepared(&activated, pass);
+        let (mut y, down_tape) = self.down.forward(parameters, &input, pass);
+        drop(input);
+        drop(activated);
         add(&mut y, &middle);
         let linears = LinearTapes {
             q: q_tape,

@@ -43,7 +43,9 @@ impl Decoder {
             .enumerate();
         let losses = chunks.map(|(chunk, (normed, targets))| {
             let pass = pass_of_chunk(context.pass, chunk * n_rows);
-            let (mut logits, _) = self.head.forward(context.parameters, normed, pass);
+            let (mut logits, _) = self
+                .head
+                .forward(context.parameters, &self.head.prepared(normed, pass), pass);
             cross_entropy_rows(&mut logits, self.config.vocab_size, targets, None)
         });
         losses.sum()
@@ -71,7 +73,7 @@ impl Decoder {
         let mut loss = 0.0;
         for (chunk, ((normed, dnormed), targets)) in chunks.enumerate() {
             let pass = pass_of_chunk(context.pass, chunk * n_rows);
-            let (mut logits, tape) = self.head.forward(parameters, normed, pass);
+            let (mut logits, tape) = self.head.forward(parameters, &self.head.prepared(normed, pass), pass);
             let scale = Some(T::from_f64(scale));
             loss += cross_entropy_rows(&mut logits, self.config.vocab_size, targets, scale);
             let flow = Flow {
@@ -95,7 +97,10 @@ impl Decoder {
     pub(super) fn logits_of<T: Real>(&self, context: &Context<'_, T>, x: &[T], tokens: &[usize]) -> Vec<T> {
         let (rows, statistics) = self.predicting(x, tokens);
         let normed = rms_norm(&rows, context.parameters.values(self.norm), &statistics);
-        self.head.forward(context.parameters, &normed, context.pass).0.to_vec()
+        {
+            let input = self.head.prepared(&normed, context.pass);
+            self.head.forward(context.parameters, &input, context.pass).0.to_vec()
+        }
     }
 }
 

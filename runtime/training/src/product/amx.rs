@@ -85,12 +85,15 @@ pub(super) unsafe fn block_bf16(block: &Block) {
             let (rows, columns) = ((block.rows - top).min(SIDE), (block.columns - left).min(SIDE));
             // Where there is no second panel the first is computed twice, into sums that nobody reads.
             let second = |n: usize, stride: usize| if n > LANES { stride } else { 0 };
-            let first_number = block.first_unit * LANES;
-            // SAFETY: these panels hold `units` units from `first_unit` on.
+            // SAFETY: these panels hold `units` units from their first on.
             let (a, b) = unsafe {
                 (
-                    block.left.add(top / LANES * block.left_stride + first_number),
-                    block.right.add(left / LANES * block.right_stride + first_number),
+                    block
+                        .left
+                        .add(top / LANES * block.left_stride + block.left_unit * LANES),
+                    block
+                        .right
+                        .add(left / LANES * block.right_stride + block.right_unit * LANES),
                 )
             };
             let operands = Operands {

@@ -39,13 +39,13 @@ pub(super) unsafe fn block_f32(block: &Block) {
 #[expect(clippy::needless_range_loop, reason = "constant indices keep the sums in registers")]
 unsafe fn tile<const VECTORS: usize>(block: &Block, top: usize, left: usize) {
     let mut sums = [[_mm256_setzero_ps(); VECTORS]; ROWS];
-    // SAFETY: both panels hold `units` units from `first_unit` on, of ROWS and VECTORS * LANES numbers.
+    // SAFETY: both panels hold `units` units from theirs on, of ROWS and VECTORS * LANES numbers.
     unsafe {
         let width = VECTORS * LANES;
-        let mut a = block.left.add(top / ROWS * block.left_stride + block.first_unit * ROWS);
+        let mut a = block.left.add(top / ROWS * block.left_stride + block.left_unit * ROWS);
         let mut b = block
             .right
-            .add(left / COLUMNS * block.right_stride + block.first_unit * width);
+            .add(left / COLUMNS * block.right_stride + block.right_unit * width);
         for _ in 0..block.units {
             let mut columns = [_mm256_setzero_ps(); VECTORS];
             for vector in 0..VECTORS {

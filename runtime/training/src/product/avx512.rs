@@ -53,15 +53,15 @@ macro_rules! kernel {
         #[target_feature(enable = $features)]
         unsafe fn $tile<const VECTORS: usize>(block: &Block, top: usize, left: usize) {
             let mut sums = [[_mm512_setzero_ps(); VECTORS]; ROWS];
-            // SAFETY: both panels hold `units` units from `first_unit` on, of ROWS and VECTORS * LANES numbers.
+            // SAFETY: both panels hold `units` units from theirs on, of ROWS and VECTORS * LANES numbers.
             unsafe {
                 let width = VECTORS * LANES;
                 let mut a = block
                     .left
-                    .add(top / ROWS * block.left_stride + block.first_unit * ROWS);
+                    .add(top / ROWS * block.left_stride + block.left_unit * ROWS);
                 let mut b = block
                     .right
-                    .add(left / COLUMNS * block.right_stride + block.first_unit * width);
+                    .add(left / COLUMNS * block.right_stride + block.right_unit * width);
                 for _ in 0..block.units {
                     let mut columns = [_mm512_setzero_ps(); VECTORS];
                     for vector in 0..VECTORS {

@@ -16,12 +16,12 @@ pub(super) unsafe fn block_f32(block: &Block) {
     for top in (0..block.rows).step_by(ROWS) {
         for left in (0..block.columns).step_by(COLUMNS) {
             let mut sums = [[0.0f32; COLUMNS]; ROWS];
-            // SAFETY: both panels hold `units` units from `first_unit` on.
+            // SAFETY: both panels hold `units` units from their first on.
             let (a, b) = unsafe {
-                let a = block.left.add(top / ROWS * block.left_stride + block.first_unit * ROWS);
+                let a = block.left.add(top / ROWS * block.left_stride + block.left_unit * ROWS);
                 let b = block
                     .right
-                    .add(left / COLUMNS * block.right_stride + block.first_unit * COLUMNS);
+                    .add(left / COLUMNS * block.right_stride + block.right_unit * COLUMNS);
                 (
                     std::slice::from_raw_parts(a, block.units * ROWS),
                     std::slice::from_raw_parts(b, block.units * COLUMNS),

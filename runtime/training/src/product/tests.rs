@@ -38,7 +38,7 @@ fn found(isa: Isa, case: Case, left: &[f32], right: Right<'_>, before: &[f32]) -
             m,
             n,
             k,
-            left: strided(left, m, k, case.left_is_transposed),
+            left: Left::Plain(strided(left, m, k, case.left_is_transposed)),
             right,
             target: &mut target,
             target_stride: n,
@@ -260,6 +260,41 @@ fn threads_change_no_bit() {
             };
             let one = bits(1);
             assert!(one == bits(2) && one == bits(3), "{}", isa.name());
+        }
+    }
+}
+
+// An operand that is packed once gives the bits of one that is packed for each product, also where the other's k is packed by blocks.
+#[test]
+fn a_packed_operand_gives_the_same_bits() {
+    for (m, n, k, is_depth) in [(20, 70, 33, false), (5, 1_100, 1_030, true), (33, 40, 64, true)] {
+        let (rows, columns) = if is_depth { (k, n) } else { (n, k) };
+        let stored = Bf16Rows::round(&numbers(rows * columns, 5), columns);
+        let left = numbers(m * k, 6);
+        for rounds_to_bf16 in [false, true] {
+            let product = |left| {
+                let mut target = vec![0.0; m * n];
+                multiply(&mut Product {
+                    m,
+                    n,
+                    k,
+                    left,
+                    right: match is_depth {
+                        true => Right::RowsAreDepth(&stored),
+                        false => Right::RowsAreColumns(&stored),
+                    },
+                    target: &mut target,
+                    target_stride: n,
+                    adds: false,
+                    scale: 1.0,
+                    rounds_to_bf16,
+                    is_threaded: true,
+                });
+                target
+            };
+            let source = Strided::new(&left, k, 1);
+            let packed = PackedLeft::new(&source, m, k, rounds_to_bf16, true);
+            assert!(product(Left::Packed(&packed)) == product(Left::Plain(source)));
         }
     }
 }

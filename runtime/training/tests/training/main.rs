@@ -10,4 +10,5 @@ mod oracle;
 mod peft;
 mod runs;
 mod script;
+mod stored;
 mod support;
