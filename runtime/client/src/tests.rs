@@ -175,3 +175,102 @@ async fn the_socket_is_used_only_for_its_own_host() {
     server.await.unwrap();
     drop(tcp);
 }
+
+/// Answers one call with a body of JSON and returns the request's first line and its body.
+async fn one_call(
+    listener: TcpListener,
+    body: String,
+    call: impl Future<Output = Result<(), ClientError>>,
+) -> (String, Value) {
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let server = tokio::spawn(async move {
+        skip_probe(&listener).await;
+        serve(listener, vec![answer]).await.unwrap()
+    });
+    call.await.unwrap();
+    let request = server.await.unwrap().remove(0);
+    let (head, body) = request.split_once("\r\n\r\n").unwrap();
+    let first = head.lines().next().unwrap().to_owned();
+    (first, serde_json::from_str(body).unwrap_or(Value::Null))
+}
+
+// The end of a run that failed is a line of its own and no error of the stream: whoever watches sees it last, with everything before it.
+#[tokio::test]
+async fn the_lines_of_a_run_come_to_its_end() {
+    let home = tempfile::tempdir().unwrap();
+    let (client, listener) = fake(home.path()).await;
+    let answer = format!(
+        "{HEAD}{}\n{}\n{}\n",
+        json!({"seq": 0, "at": "t", "type": "job", "id": "20261126-7f3a", "model": "new", "state": "queued"}),
+        json!({"seq": 1, "at": "t", "type": "step", "step": 1, "loss": 2.5}),
+        json!({"seq": 2, "at": "t", "type": "end", "state": "failed", "error": {"error": "it broke", "code": "a::b"}}),
+    );
+    let server = tokio::spawn(async move {
+        skip_probe(&listener).await;
+        serve(listener, vec![answer]).await.unwrap()
+    });
+    let request = witness_api::TrainRequest {
+        model: "new".into(),
+        plan: Some(true),
+        ..Default::default()
+    };
+    let mut lines = client.train(&request).await.unwrap();
+    let first = lines.next().await.unwrap().unwrap();
+    assert!(
+        matches!(first.of_daemon(), Some(witness_api::TrainJobLine::Job { id, .. }) if id == "20261126-7f3a"),
+        "{first:?}"
+    );
+    assert_eq!(lines.next().await.unwrap().unwrap().event["loss"], 2.5);
+    let last = lines.next().await.unwrap().unwrap();
+    let Some(witness_api::TrainJobLine::End { error: Some(error), .. }) = last.of_daemon() else {
+        panic!("{last:?}")
+    };
+    assert_eq!(error.error, "it broke");
+    assert_eq!(lines.next().await.unwrap(), None);
+    let sent = server.await.unwrap().remove(0);
+    assert!(
+        sent.starts_with("POST /api/train HTTP/1.1\r\n") && sent.contains("\"stream\":true"),
+        "{sent}"
+    );
+    assert!(!sent.contains("\"plan\""), "a start is never a plan: {sent}");
+}
+
+#[tokio::test]
+async fn the_routes_of_runs_are_called_by_their_names() {
+    let home = tempfile::tempdir().unwrap();
+    let job = || json!({"job": {"id": "20261126-7f3a", "state": "stopped"}}).to_string();
+    let (client, listener) = fake(home.path()).await;
+    let (line, _) = one_call(listener, job(), async {
+        let job = client.train_stop("me/new:v1").await?;
+        assert_eq!(job.state, witness_api::TrainState::Stopped);
+        Ok(())
+    })
+    .await;
+    assert_eq!(line, "POST /api/train/me%2Fnew%3Av1/stop HTTP/1.1");
+    let (client, listener) = fake(home.path()).await;
+    let (line, _) = one_call(listener, String::new(), async {
+        let mut lines = client.train_events("20261126-7f3a", 7, true).await?;
+        assert_eq!(lines.next().await?, None);
+        Ok(())
+    })
+    .await;
+    assert_eq!(line, "GET /api/train/20261126-7f3a/events?from=7&follow=true HTTP/1.1");
+    let (client, listener) = fake(home.path()).await;
+    let (line, _) = one_call(listener, String::new(), client.train_remove("20261126-7f3a")).await;
+    assert_eq!(line, "DELETE /api/train/20261126-7f3a HTTP/1.1");
+    let (client, listener) = fake(home.path()).await;
+    let (line, body) = one_call(listener, json!({"plan": {"n_steps": 3}}).to_string(), async {
+        let plan: Value = client.train_plan(&witness_api::TrainRequest::default()).await?;
+        assert_eq!(plan["n_steps"], 3);
+        Ok(())
+    })
+    .await;
+    assert_eq!(
+        (line.as_str(), &body["plan"]),
+        ("POST /api/train HTTP/1.1", &json!(true))
+    );
+    // An export writes files of the daemon's own machine: never over TCP.
+    let (client, _listener) = fake(home.path()).await;
+    let refused = client.export(&witness_api::ExportRequest::default()).await.unwrap_err();
+    assert!(refused.is_not_running(), "{refused}");
+}

@@ -58,6 +58,8 @@ pub(crate) const TRAIN_EVENTS_BYTES_MAX: u64 = 1 << 30;
 pub(crate) const TRAIN_PLAN_TIMEOUT: Duration = Duration::from_secs(1800);
 /// Time that a run gets to save and end when it is asked to.
 pub(crate) const TRAIN_STOP_GRACE: Duration = Duration::from_secs(30);
+/// The same when the daemon ends; `witness stop` waits for 30 seconds.
+pub(crate) const TRAIN_SHUTDOWN_GRACE: Duration = Duration::from_secs(20);
 /// How often the summary of a running run is written beside its lines, at the least.
 pub(crate) const TRAIN_STATE_EVERY: Duration = Duration::from_secs(5);
 /// Pause after which a stream of server-sent events shows that it is alive.

@@ -24,7 +24,9 @@ use tracing::Instrument;
 
 use crate::app::App;
 use crate::guard::Door;
-use crate::limits::{CONNECTIONS_MAX, HEADER_BYTES_MAX, HEADER_TIMEOUT, SHUTDOWN_GRACE, WRITE_PAUSE_MAX};
+use crate::limits::{
+    CONNECTIONS_MAX, HEADER_BYTES_MAX, HEADER_TIMEOUT, SHUTDOWN_GRACE, TRAIN_SHUTDOWN_GRACE, WRITE_PAUSE_MAX,
+};
 use crate::reply::{Failure, REQUEST};
 use crate::routes::router;
 use crate::stall::StallGuard;
@@ -71,11 +73,21 @@ pub(crate) async fn serve(app: Arc<App>, tcp: TcpListener, unix: Option<UnixList
     drop((tcp, unix));
     // Workers stop while connections tell their clients.
     let drained = async {
-        tokio::join!(app.models.close(), app.jobs.close(), async {
+        tokio::join!(app.models.close(), async {
             while connections.join_next().await.is_some() {}
         });
     };
-    if tokio::time::timeout(SHUTDOWN_GRACE, drained).await.is_err() {
+    let (drained, saved) = tokio::join!(
+        tokio::time::timeout(SHUTDOWN_GRACE, drained),
+        tokio::time::timeout(TRAIN_SHUTDOWN_GRACE, app.jobs.close())
+    );
+    if saved.is_err() {
+        tracing::warn!(
+            "a training run did not save in {} s; it goes on from its last checkpoint",
+            TRAIN_SHUTDOWN_GRACE.as_secs()
+        );
+    }
+    if drained.is_err() {
         tracing::warn!(
             "some connections or workers did not end in {} s and are cut off",
             SHUTDOWN_GRACE.as_secs()

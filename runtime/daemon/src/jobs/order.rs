@@ -38,6 +38,7 @@ pub(crate) struct RunOrder {
     pub(super) data: Vec<FileRef>,
     pub(super) validation: Vec<FileRef>,
     pub(super) memory_bytes: u64,
+    pub(super) n_steps: u64,
     /// Keeps every blob named here from the collector.
     pub(super) lease: Lease,
 }
@@ -59,6 +60,7 @@ impl RunOrder {
             data: Vec::new(),
             validation: Vec::new(),
             memory_bytes: 0,
+            n_steps: 0,
             lease: registry.lease(&[]),
         }
     }
@@ -134,6 +136,7 @@ impl RunOrder {
                 data,
                 validation: data_files(&registry, &request.validation)?,
                 memory_bytes: 0,
+                n_steps: 0,
                 lease,
                 request,
             })
@@ -175,6 +178,7 @@ impl RunOrder {
             .hint("report it to the plugin's author")
         })?;
         self.memory_bytes = read.memory_bytes;
+        self.n_steps = read.n_steps;
         Ok(plan)
     }
 

@@ -531,10 +531,11 @@ fn fill(
         template: order.template,
         memory_bytes: order.memory_bytes,
     };
-    let state = StateRecord {
+    let mut state = StateRecord {
         version: VERSION,
         ..StateRecord::default()
     };
+    state.summary.n_steps = order.n_steps;
     record::sync_directory(&data_directory).map_err(|error| failed(&error))?;
     record::write(&directory.join(STATE), &state).map_err(|error| failed(&error))?;
     record::write(&directory.join(JOB), &job).map_err(|error| failed(&error))?;
