@@ -6,6 +6,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 mod load;
+mod yielding;
 
 use harness::{Daemon, Home, gguf};
 use std::process::Command;
@@ -14,12 +15,13 @@ use std::time::{Duration, Instant};
 /// One figure: its name on the command line, and how it is taken.
 type Figure = (&'static str, fn() -> Vec<Row>);
 
-const FIGURES: [Figure; 5] = [
+const FIGURES: [Figure; 6] = [
     ("cold-start", cold_start),
     ("tags", tags),
     ("token", token),
     ("create", create),
     ("idle-memory", idle_memory),
+    ("yielding", yielding::yielding),
 ];
 
 /// A line of the table.
