@@ -23,8 +23,9 @@ use crate::frame::{
 use crate::generation::GenEvent;
 use crate::logs::{self, Source, Tail};
 
-/// How long a worker that closed its connection may take to end by itself, so that its exit status can be told.
-const HANG_UP_GRACE: Duration = Duration::from_secs(1);
+/// How long a worker that closed its connection may take to end by itself, so that its exit status can be told. One in the background class on
+/// a busy machine is slow to.
+const HANG_UP_GRACE: Duration = Duration::from_secs(3);
 /// How long the last lines of an ended worker are waited for.
 const LAST_LINES_GRACE: Duration = Duration::from_millis(250);
 /// Longest `start` without progress. It renders and tokenizes one prompt, a second's work at most, while every other sequence of the
