@@ -2,6 +2,52 @@
 
 use serde::Serialize;
 
+/// Keys whose values are for nobody else: an account and what is kept beside a run do not repeat them.
+const SECRETS: &[&str] = &[
+    "hub_token",
+    "push_to_hub_token",
+    "hf_use_auth_token",
+    "use_auth_token",
+    "token",
+    "api_key",
+    "comet_api_key",
+    "swanlab_api_key",
+    "swanlab_lark_secret",
+    "wandb_api_key",
+];
+
+/// What stands in place of a secret.
+pub(crate) const HIDDEN: &str = "(hidden)";
+
+/// Whether the value of a key is a secret. `label` may have the keys around it before it.
+pub(crate) fn is_secret(label: &str) -> bool {
+    let key = label.rsplit(['.', ' ']).next().unwrap_or(label);
+    SECRETS.contains(&key.trim_start_matches('-').replace('-', "_").as_str())
+}
+
+/// Returns the text of a recipe without the values of keys that are secrets: fit to be kept.
+pub fn without_secrets(text: &str) -> String {
+    let hide = |line: &str| {
+        let cut = SECRETS.iter().filter_map(|key| value_of(line, key)).min()?;
+        Some(format!("{} {HIDDEN}", &line[..cut]))
+    };
+    let lines = text
+        .lines()
+        .map(|line| hide(line).unwrap_or_else(|| line.to_owned()) + "\n");
+    lines.collect()
+}
+
+/// Returns where the value of a key begins in a line: what follows is the rest of the line, more keys perhaps.
+fn value_of(line: &str, key: &str) -> Option<usize> {
+    line.match_indices(key).find_map(|(at, _)| {
+        let is_whole = !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+        let behind = &line[at + key.len()..];
+        let sign = behind.trim_start_matches(['"', '\'', ' ']);
+        let is_key = is_whole && sign.starts_with([':', '=']);
+        is_key.then(|| line.len() - sign.len() + 1)
+    })
+}
+
 /// One key and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Account {

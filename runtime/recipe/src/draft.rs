@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
 
-use crate::account::{Account, Fate};
+use crate::account::{Account, Fate, HIDDEN, is_secret};
 use crate::data::DataSource;
 use crate::error::{Fault, Problem};
 use crate::node::{Node, Position, Value};
@@ -146,7 +146,10 @@ impl Draft {
     fn record(&mut self, field: &Field, fate: Fate) -> usize {
         self.account.push(Account {
             key: field.label.clone(),
-            value: shown(&field.node),
+            value: match is_secret(&field.label) {
+                true => HIDDEN.to_owned(),
+                false => shown(&field.node),
+            },
             line: field.position.map_or(0, |at| at.line),
             fate,
         });

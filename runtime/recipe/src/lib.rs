@@ -39,7 +39,7 @@ mod script;
 mod settings;
 mod unreachable;
 
-pub use account::{Account, Fate};
+pub use account::{Account, Fate, without_secrets};
 pub use data::{DataSource, RowFields};
 pub use dialect::Dialect;
 pub use error::{Fault, Problem, RecipeError};

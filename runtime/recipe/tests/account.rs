@@ -517,3 +517,23 @@ fn spellings_of_one_setting() {
         assert_eq!(settings.get(name).unwrap_or(&Value::Null), &value, "{text}");
     }
 }
+
+// A run keeps its recipe, and others may read it.
+#[test]
+fn secrets_are_not_repeated() {
+    let text = "base: x\nhub_token: hf_abc\ncomet_api_key: \"k1\"\nspecial_tokens: {pad_token: <p>}\n";
+    let recipe = recipe(text);
+    let told = account(&recipe);
+    assert!(
+        !told.contains("hf_abc") && !told.contains("k1") && told.contains("<p>"),
+        "{told}"
+    );
+    assert_eq!(
+        witness_recipe::without_secrets(text),
+        "base: x\nhub_token: (hidden)\ncomet_api_key: (hidden)\nspecial_tokens: {pad_token: <p>}\n"
+    );
+    let json = witness_recipe::without_secrets("{\"base\": \"x\", \"hub_token\": \"hf_abc\", \"seed\": 1}\n");
+    assert_eq!(json, "{\"base\": \"x\", \"hub_token\": (hidden)\n");
+    let script = "args = TrainingArguments(\n    hub_token=\"hf_abc\",\n)\n";
+    assert!(!witness_recipe::without_secrets(script).contains("hf_abc"));
+}

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use witness_api::{Message, TextOrList, TrainRequest};
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_modelfile::{Plan, Training};
-use witness_recipe::{Dialect, Given, GivenValue, Layers, Position, Recipe, TEXT_BYTES_MAX, Text};
+use witness_recipe::{Dialect, Given, GivenValue, Layers, Position, Recipe, TEXT_BYTES_MAX, Text, without_secrets};
 
 use super::invalid;
 use crate::cli::{DialectName, TrainStart};
@@ -229,7 +229,7 @@ impl Order {
     pub(crate) fn record(&self) -> Value {
         json!({
             "dialect": self.recipe.dialect,
-            "text": self.text,
+            "text": self.text.as_deref().map(without_secrets),
             "account": self.recipe.account,
         })
     }
