@@ -32,16 +32,8 @@ impl Source {
     fn read(files: &[FileRef], settings: &TrainSettings) -> Result<Self, Diagnostic> {
         let sources = Sources::named(files.iter().map(|file| (file.name.clone(), file.path.clone())));
         let options = ScanOptions {
-            bad_rows: if settings.skip_bad {
-                BadRows::Skip
-            } else {
-                BadRows::Refuse
-            },
-            duplicates: if settings.drop_duplicates {
-                Duplicates::Drop
-            } else {
-                Duplicates::Keep
-            },
+            bad_rows: BadRows::skipped_if(settings.skip_bad),
+            duplicates: Duplicates::dropped_if(settings.drop_duplicates),
             ..ScanOptions::default()
         };
         let dataset = load(&sources, &options)?;

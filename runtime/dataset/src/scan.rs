@@ -50,6 +50,20 @@ pub enum Duplicates {
     Drop,
 }
 
+impl BadRows {
+    /// Skips them where that is asked for.
+    pub fn skipped_if(skip: bool) -> Self {
+        if skip { BadRows::Skip } else { BadRows::Refuse }
+    }
+}
+
+impl Duplicates {
+    /// Drops them where that is asked for.
+    pub fn dropped_if(drop: bool) -> Self {
+        if drop { Duplicates::Drop } else { Duplicates::Keep }
+    }
+}
+
 /// What a scan found.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {

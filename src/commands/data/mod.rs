@@ -64,14 +64,8 @@ fn sources(files: &[std::path::PathBuf]) -> Outcome<Sources> {
 impl Unwanted {
     fn options(&self) -> ScanOptions {
         ScanOptions {
-            bad_rows: match self.skip_bad {
-                true => BadRows::Skip,
-                false => BadRows::Refuse,
-            },
-            duplicates: match self.drop_duplicates {
-                true => Duplicates::Drop,
-                false => Duplicates::Keep,
-            },
+            bad_rows: BadRows::skipped_if(self.skip_bad),
+            duplicates: Duplicates::dropped_if(self.drop_duplicates),
             ..ScanOptions::default()
         }
     }

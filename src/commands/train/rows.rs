@@ -47,16 +47,8 @@ impl Rows {
         })?;
         let settings = &order.recipe.settings;
         let options = ScanOptions {
-            bad_rows: if settings.skip_bad {
-                BadRows::Skip
-            } else {
-                BadRows::Refuse
-            },
-            duplicates: if settings.drop_duplicates {
-                Duplicates::Drop
-            } else {
-                Duplicates::Keep
-            },
+            bad_rows: BadRows::skipped_if(settings.skip_bad),
+            duplicates: Duplicates::dropped_if(settings.drop_duplicates),
             ..ScanOptions::default()
         };
         let mut parts = [Vec::new(), Vec::new()];
