@@ -10,7 +10,7 @@
     reason = "mapping a file is unsafe in itself; everything above works on slices"
 )]
 
-use std::{fs::File, ops::Deref, path::Path, sync::Arc};
+use std::{fs::File, ops::Deref, ops::Range, path::Path, sync::Arc};
 
 use crate::{FormatError, Result};
 
@@ -44,6 +44,21 @@ impl Mmap {
         // changed underneath is the module's invariant.
         let bytes = unsafe { memmap2::Mmap::map(&file) }.map_err(|source| FormatError::io(name(), "map", source))?;
         Ok(Mmap { bytes: Arc::new(bytes) })
+    }
+
+    /// Takes the pages of a range out of this process's resident memory; the next look at them reads them again. For a range that was copied and is not needed
+    /// soon: without it a model that is read once stands in memory twice.
+    pub(crate) fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if range.start < range.end && range.end <= self.bytes.len() {
+            // SAFETY: the mapping is of a file, read-only and shared, so that pages taken from it come back with the same bytes.
+            let advised = unsafe {
+                self.bytes
+                    .unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+            };
+            // It is advice: where the system does not take it, nothing is lost but memory.
+            drop(advised);
+        }
     }
 }
 

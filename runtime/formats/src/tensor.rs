@@ -71,6 +71,13 @@ impl TensorRef {
         }
     }
 
+    /// Says that nobody looks at the bytes soon: pages of a mapped file leave the resident memory until then.
+    pub fn release(&self) {
+        if let Storage::Mapped(file, range) = &self.storage {
+            file.release(range.clone());
+        }
+    }
+
     /// Decodes all elements to `f32`, row-major.
     pub fn to_f32(&self) -> Result<Vec<f32>> {
         decode_f32(self.dtype, self.bytes())

@@ -6,7 +6,7 @@
 //! time (processor time of a LoRA step, x86-64 Linux, 2026-11-22). [`MemoryEstimate`](crate::MemoryEstimate) reckons the whole.
 //!
 //! Cost: `2 N` floating-point operations a token forward and `2 N` backward for `N` weights, `2 N` more where they are trained. Layers below the lowest trained
-//! parameter have no backward pass, and the output matrix is computed for targets alone, by chunks of [`LOGITS_BYTES_MAX`].
+//! parameter have no backward pass, and the output matrix is computed for targets alone, by chunks of some hundred rows.
 
 mod layer;
 mod output;
@@ -23,7 +23,7 @@ use crate::random::Stream;
 use crate::real::Real;
 use crate::rope::{Frequencies, Rotation};
 
-pub use output::LOGITS_BYTES_MAX;
+pub(crate) use output::chunk_rows_max;
 
 /// Whether activations are kept or made again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -74,7 +74,7 @@ mod trainer;
 pub use batch::{BATCH_TOKENS_MAX, Batch, Sample};
 pub use build::{BuildOptions, RandomWeights, build};
 pub use census::Census;
-pub use decoder::{Decoder, GradientOptions, LOGITS_BYTES_MAX, Recompute};
+pub use decoder::{Decoder, GradientOptions, Recompute};
 pub use error::{Result, TrainingError};
 pub use matmul::Compute;
 pub use memory::{MemoryEstimate, MemoryRequest};

@@ -161,14 +161,14 @@ impl Linear {
         (y, tape)
     }
 
-    /// Adds to the gradients, and adds to `dx`, where it is wanted, the gradient with respect to x.
+    /// Adds to the gradients, and puts into `dx`, where it is wanted, the gradient with respect to x.
     pub(crate) fn backward<T: Real>(
         &self,
         parameters: &Parameters<T>,
         gradients: &mut Gradients<T>,
         tape: &LinearTape<T>,
         flow: Flow<'_, T>,
-        dx: Option<&mut [T]>,
+        dx: Option<(&mut [T], Into)>,
     ) {
         let Flow { x, dy, pass } = flow;
         let (n, means) = (dy.len() / self.n_out, pass.means());
@@ -186,16 +186,18 @@ impl Linear {
         if dx.is_none() && self.lora.is_none() {
             return;
         }
-        let prepared = Prepared::new(dy_view, means);
-        let dlow = self
-            .lora
-            .as_ref()
-            .map(|lora| self.backward_lora(lora, parameters, gradients, tape, (x, &prepared, pass)));
-        let Some(dx) = dx else { return };
         let weight = parameters.matrix(self.weight);
-        let target = ViewMut::new(&mut *dx, n, self.n_in);
-        matmul(target, Into::Add, T::ONE, &prepared, weight, means);
-        if let (Some(lora), Some(dlow)) = (&self.lora, dlow) {
+        let Some(lora) = &self.lora else {
+            if let Some((dx, into)) = dx {
+                matmul(ViewMut::new(dx, n, self.n_in), into, T::ONE, dy_view, weight, means);
+            }
+            return;
+        };
+        let prepared = Prepared::new(dy_view, means);
+        let dlow = self.backward_lora(lora, parameters, gradients, tape, (x, &prepared, pass));
+        if let Some((dx, into)) = dx {
+            let target = ViewMut::new(&mut *dx, n, self.n_in);
+            matmul(target, into, T::ONE, &prepared, weight, means);
             let dlow = View::new(&dlow, n, lora.rank);
             let a = View::new(parameters.values(lora.a), lora.rank, self.n_in);
             if lora.drops(pass) {

@@ -7,7 +7,7 @@
 
 use witness_formats::hf::DecoderConfig;
 
-use crate::decoder::{LOGITS_BYTES_MAX, Recompute};
+use crate::decoder::{Recompute, chunk_rows_max};
 
 /// What a run consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,11 @@ impl MemoryEstimate {
         // The gradient of the stream, a normalised input and its gradient; besides either two of width f or four of the attention's; and the packed left factor of
         // a product, at most of width f.
         let working = 3 * d + (2 * f).max(4 * q + 4 * kv) + f;
-        let logits = LOGITS_BYTES_MAX.max(64 * config.vocab_size * F32);
+        let logits = request
+            .n_tokens
+            .min(chunk_rows_max::<f32>(config.vocab_size))
+            .saturating_mul(config.vocab_size)
+            .saturating_mul(F32);
         let of_tokens = |numbers: usize| request.n_tokens.saturating_mul(numbers).saturating_mul(F32);
         MemoryEstimate {
             weight_bytes: request.n_weights.saturating_mul(F32),

@@ -58,7 +58,11 @@ pub trait WeightSource {
 
 impl WeightSource for SafeTensors {
     fn weight(&self, name: &str) -> Result<Option<(Vec<usize>, Vec<f32>)>> {
-        let read = |tensor: &TensorRef| -> Result<_> { Ok((tensor.shape().to_vec(), tensor.to_f32()?)) };
+        let read = |tensor: &TensorRef| -> Result<_> {
+            let values = tensor.to_f32()?;
+            tensor.release();
+            Ok((tensor.shape().to_vec(), values))
+        };
         self.tensor(name).map(read).transpose()
     }
 

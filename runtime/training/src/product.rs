@@ -18,6 +18,8 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod bf16_rows;
 mod buffer;
 mod isa;
 mod kind;
@@ -40,10 +42,16 @@ pub(crate) use pack::{Right, Strided};
 const RIGHT_NUMBERS_MAX: usize = 1 << 20;
 /// The longest block of k where B is plain numbers.
 const DEPTH_MAX: usize = 4_096;
+/// The longest block of k where the columns of one step lie behind each other.
+const DEPTH_OF_ROWS_MAX: usize = 2_048;
+/// What a block of k is a multiple of, unless it is all of k: of the units of every kernel.
+const DEPTH_MULTIPLE: usize = 256;
 /// Rows of C of one task.
 const ROWS_OF_A_TASK: usize = 128;
 /// Columns of C of one task.
 const COLUMNS_OF_A_TASK: usize = 192;
+/// Steps of k that one task packs where it packs all columns.
+const DEPTH_OF_A_TASK: usize = 32;
 /// Below so many multiply-adds a product is computed by the calling thread: it is done before the others are awake.
 const ALONE_MAX: usize = 1 << 18;
 
@@ -189,15 +197,21 @@ fn multiply_with(isa: Isa, product: &mut Product<'_>) {
 /// Returns how much of k and how many columns are packed at a time.
 fn blocks(kind: Kind, right: &Right<'_>, n: usize, k: usize) -> (usize, usize) {
     let lanes = kind.right_lanes() * 4;
-    match right {
+    let width_of = |depth: usize| (RIGHT_NUMBERS_MAX / depth / lanes * lanes).max(lanes);
+    let depth_below = |most: usize| k.div_ceil(k.div_ceil(most)).next_multiple_of(DEPTH_MULTIPLE);
+    let depth = match right {
         // Rows are decoded whole.
-        Right::RowsAreColumns(_) => (k, (RIGHT_NUMBERS_MAX / k / lanes * lanes).max(lanes)),
-        Right::RowsAreDepth(_) => ((RIGHT_NUMBERS_MAX / n / 256 * 256).clamp(256, DEPTH_MAX), n),
-        Right::Plain(_) => {
-            let depth = k.min(DEPTH_MAX);
-            (depth, (RIGHT_NUMBERS_MAX / depth / lanes * lanes).max(lanes))
+        Right::RowsAreColumns(_) => k,
+        Right::RowsAreDepth(rows) if !kind.takes_bf16(*rows, false) => {
+            let depth = RIGHT_NUMBERS_MAX / n / DEPTH_MULTIPLE * DEPTH_MULTIPLE;
+            return (depth.clamp(DEPTH_MULTIPLE, DEPTH_MAX), n);
         }
-    }
+        // The numbers of one step lie behind each other: a block is to be some kilobytes wide, as memory likes it.
+        Right::RowsAreDepth(_) => depth_below(DEPTH_OF_ROWS_MAX),
+        Right::Plain(source) if source.lane_stride == 1 => depth_below(DEPTH_OF_ROWS_MAX),
+        Right::Plain(_) => depth_below(DEPTH_MAX),
+    };
+    (depth, width_of(depth))
 }
 
 fn ranges(n: usize, step: usize) -> impl Iterator<Item = Range<usize>> {
@@ -264,6 +278,15 @@ impl Packed {
     fn fill_right(&mut self, kind: Kind, source: &Right<'_>, n: &Range<usize>, k: &Range<usize>, is_threaded: bool) {
         let panels = self.panels();
         match source {
+            Right::Plain(source) if source.lane_stride == 1 => {
+                let (source, step) = (source.skip_lanes(n.start).skip_k(k.start), DEPTH_OF_A_TASK);
+                for_each(k.len().div_ceil(step), is_threaded, |task| {
+                    let depth = task * step..k.len().min((task + 1) * step);
+                    let source = source.skip_k(depth.start);
+                    // SAFETY: `panels` are those of this kind, made for these lanes; each task has some units of its own.
+                    unsafe { kind.pack_right(&source, 0..n.len(), depth.len(), &panels, kind.unit_of(depth.start)) };
+                });
+            }
             Right::Plain(source) => {
                 let (source, step) = (source.skip_lanes(n.start).skip_k(k.start), 48);
                 for_each(n.len().div_ceil(step), is_threaded, |task| {
@@ -271,6 +294,39 @@ impl Packed {
                     let source = source.skip_lanes(lanes.start);
                     // SAFETY: `panels` are those of this kind, made for these lanes; each task has some of its own.
                     unsafe { kind.pack_right(&source, lanes, k.len(), &panels, 0) };
+                });
+            }
+            Right::RowsAreColumns(rows) if kind.takes_bf16(*rows, true) => {
+                let step = 48;
+                for_each(n.len().div_ceil(step), is_threaded, |task| {
+                    let lanes = task * step..n.len().min((task + 1) * step);
+                    // SAFETY: `panels` are those of this kind, made for these lanes; each task has some of its own.
+                    unsafe {
+                        kind.pack_bf16_rows(
+                            *rows,
+                            n.start + lanes.start..n.start + lanes.end,
+                            k,
+                            &panels,
+                            lanes.start,
+                        )
+                    };
+                });
+            }
+            Right::RowsAreDepth(rows) if kind.takes_bf16(*rows, false) => {
+                let step = DEPTH_OF_A_TASK;
+                for_each(k.len().div_ceil(step), is_threaded, |task| {
+                    let depth = task * step..k.len().min((task + 1) * step);
+                    let first_unit = kind.unit_of(depth.start);
+                    // SAFETY: as above, but for units: each task has some of its own.
+                    unsafe {
+                        kind.pack_bf16_columns(
+                            *rows,
+                            n,
+                            &(k.start + depth.start..k.start + depth.end),
+                            &panels,
+                            first_unit,
+                        )
+                    };
                 });
             }
             Right::RowsAreColumns(rows) => {
@@ -285,7 +341,7 @@ impl Packed {
                 });
             }
             Right::RowsAreDepth(rows) => {
-                let step = 32;
+                let step = DEPTH_OF_A_TASK;
                 for_each(k.len().div_ceil(step), is_threaded, |task| {
                     let depth = task * step..k.len().min((task + 1) * step);
                     let mut decoded = Buffer::take(depth.len() * rows.n_columns());

@@ -33,6 +33,10 @@ pub trait Rows: Debug + Send + Sync {
     fn decode(&self, rows: Range<usize>, out: &mut [f32]);
     /// Returns how much memory the matrix takes.
     fn bytes(&self) -> usize;
+    /// Returns the numbers themselves where they are bf16: little-endian, row-major.
+    fn as_bf16(&self) -> Option<&[u8]> {
+        None
+    }
 }
 
 /// A matrix that is kept in another form than plain f32. A clone shares it.
@@ -102,6 +106,10 @@ impl Rows for Bf16Rows {
     fn bytes(&self) -> usize {
         self.values.len() * size_of::<bf16>()
     }
+
+    fn as_bf16(&self) -> Option<&[u8]> {
+        cfg!(target_endian = "little").then(|| bytemuck::cast_slice(self.values.reinterpret_cast()))
+    }
 }
 
 impl Rows for Nf4Matrix {
@@ -164,6 +172,10 @@ impl Rows for DenseRows {
 
     fn bytes(&self) -> usize {
         self.tensor.bytes().len()
+    }
+
+    fn as_bf16(&self) -> Option<&[u8]> {
+        self.is_bf16.then(|| self.tensor.bytes())
     }
 }
 

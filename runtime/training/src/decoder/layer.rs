@@ -7,6 +7,7 @@ use super::{Context, Layer};
 use crate::attention::{Attended, Attention, Heads};
 use crate::kernels::{add, rms_norm, rms_norm_backward, rms_statistics, swiglu, swiglu_backward};
 use crate::linear::{Flow, Linear, LinearTape};
+use crate::matmul::Into;
 use crate::numbers::Numbers;
 use crate::parameters::{Gradients, ParameterId, Parameters};
 use crate::real::Real;
@@ -177,8 +178,8 @@ impl Layer {
             true => swiglu(&gate, &up),
             false => Numbers::stale(0),
         };
-        let mut dactivated = Numbers::zeros(gate.len());
-        let target = Some(&mut dactivated[..]);
+        let mut dactivated = Numbers::stale(gate.len());
+        let target = Some((&mut dactivated[..], Into::Replace));
         self.down.backward(
             parameters,
             gradients,
@@ -216,8 +217,8 @@ impl Layer {
             true => join_heads(&attended.output, config.n_heads, config.head_dim),
             false => Numbers::stale(0),
         };
-        let mut djoined = Numbers::zeros(heads.q.len());
-        let target = Some(&mut djoined[..]);
+        let mut djoined = Numbers::stale(heads.q.len());
+        let target = Some((&mut djoined[..], Into::Replace));
         self.o.backward(
             parameters,
             gradients,
@@ -271,9 +272,10 @@ impl<T: Real> Normed<'_, T> {
             true => rms_norm(self.x, weight, self.statistics),
             false => Numbers::stale(0),
         };
-        let mut dnormed = Numbers::zeros(if goes_to_norm { self.x.len() } else { 0 });
-        for (linear, tape, dy) in modules {
-            let target = goes_to_norm.then_some(&mut dnormed[..]);
+        let mut dnormed = Numbers::stale(if goes_to_norm { self.x.len() } else { 0 });
+        for (index, (linear, tape, dy)) in modules.iter().enumerate() {
+            let into = if index == 0 { Into::Replace } else { Into::Add };
+            let target = goes_to_norm.then_some((&mut dnormed[..], into));
             linear.backward(parameters, gradients, tape, Flow { x: &input, dy, pass }, target);
         }
         if goes_to_norm {

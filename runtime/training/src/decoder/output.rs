@@ -6,18 +6,28 @@
 use super::{Context, Decoder};
 use crate::kernels::{cross_entropy_rows, rms_norm, rms_norm_backward, rms_statistics};
 use crate::linear::{Flow, Pass};
+use crate::matmul::Into;
 use crate::numbers::Numbers;
 use crate::parameters::Gradients;
 use crate::real::Real;
 
-/// How much one chunk of logits may take: enough rows for full speed of the product, small beside the activations.
-pub const LOGITS_BYTES_MAX: usize = 64 << 20;
+/// How much one chunk of logits may take.
+const LOGITS_BYTES_MAX: usize = 256 << 20;
+/// The most rows of a chunk: from here on the output matrix, which is read once a chunk, costs little beside what is done with it.
+const CHUNK_ROWS_MAX: usize = 512;
 /// At least so many rows, whatever the vocabulary: fewer would read the whole matrix for a few products.
 const CHUNK_ROWS_MIN: usize = 64;
 
+/// Returns the most rows whose logits exist at a time.
+pub(crate) fn chunk_rows_max<T>(vocab_size: usize) -> usize {
+    (LOGITS_BYTES_MAX / (vocab_size.max(1) * size_of::<T>())).clamp(CHUNK_ROWS_MIN, CHUNK_ROWS_MAX)
+}
+
 impl Decoder {
-    fn chunk_rows<T>(&self) -> usize {
-        (LOGITS_BYTES_MAX / (self.config.vocab_size * size_of::<T>())).max(CHUNK_ROWS_MIN)
+    /// Returns how many of `n` rows a chunk has: about the same in each.
+    fn chunk_rows<T>(&self, n: usize) -> usize {
+        let most = chunk_rows_max::<T>(self.config.vocab_size);
+        n.div_ceil(n.div_ceil(most).max(1)).max(1)
     }
 
     /// Returns the rows of `x`, `[n, d]`, that predict a target, with the statistics of their norm.
@@ -36,7 +46,7 @@ impl Decoder {
         let d = self.config.hidden_size;
         let (rows, statistics) = self.predicting(x, context.batch.predicting());
         let normed = rms_norm(&rows, context.parameters.values(self.norm), &statistics);
-        let n_rows = self.chunk_rows::<T>();
+        let n_rows = self.chunk_rows::<T>(context.batch.targets().len());
         let chunks = normed
             .chunks(n_rows * d)
             .zip(context.batch.targets().chunks(n_rows))
@@ -63,8 +73,8 @@ impl Decoder {
         let weight = parameters.values(self.norm);
         let (rows, statistics) = self.predicting(x, context.batch.predicting());
         let normed = rms_norm(&rows, weight, &statistics);
-        let mut dnormed = Numbers::zeros(normed.len());
-        let n_rows = self.chunk_rows::<T>();
+        let mut dnormed = Numbers::stale(normed.len());
+        let n_rows = self.chunk_rows::<T>(context.batch.targets().len());
         let targets = context.batch.targets().chunks(n_rows);
         let chunks = normed
             .chunks(n_rows * d)
@@ -81,7 +91,8 @@ impl Decoder {
                 dy: &logits,
                 pass,
             };
-            self.head.backward(parameters, gradients, &tape, flow, Some(dnormed));
+            self.head
+                .backward(parameters, gradients, &tape, flow, Some((dnormed, Into::Replace)));
         }
         let mut drows = Numbers::zeros(rows.len());
         let dweight = gradients.get_mut(self.norm);

@@ -140,6 +140,47 @@ pub(super) fn mask_of(n: usize) -> __mmask16 {
     }
 }
 
+/// Where 16 lanes lie in the panels. A panel's lanes are a multiple of 8, so each half of them lies in one panel.
+pub(super) struct Sixteen {
+    low: *mut f32,
+    low_width: usize,
+    high: *mut f32,
+    high_width: usize,
+}
+
+impl Sixteen {
+    /// Returns the place of lanes, the first of which is a multiple of 16, from a unit on.
+    #[inline(always)]
+    pub(super) fn of(panels: &Panels, lane: usize, first_unit: usize) -> Sixteen {
+        let (low, low_width) = panels.place(lane, first_unit);
+        let (high, high_width) = panels.place(lane + LANES / 2, first_unit);
+        Sixteen {
+            low,
+            low_width,
+            high,
+            high_width,
+        }
+    }
+
+    /// Writes one unit of all 16.
+    ///
+    /// # Safety
+    /// The panels hold the lanes up to this unit, counted from the first, and nobody else uses them.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq")]
+    pub(super) unsafe fn write(&self, unit: usize, vector: __m512i) {
+        let vector = _mm512_castsi512_ps(vector);
+        // SAFETY: as the caller promises.
+        unsafe {
+            _mm256_storeu_ps(self.low.add(unit * self.low_width), _mm512_castps512_ps256(vector));
+            _mm256_storeu_ps(
+                self.high.add(unit * self.high_width),
+                _mm512_extractf32x8_ps::<1>(vector),
+            );
+        }
+    }
+}
+
 /// Defines packing: its name, the instructions, steps of k in a unit, and how 16 units are made: of one lane from numbers that lie behind each other, or of 16 lanes
 /// from one (or two) steps.
 macro_rules! packing {
@@ -162,8 +203,7 @@ macro_rules! packing {
             for lane in lanes.clone().step_by(LANES) {
                 let n_lanes = (lanes.end - lane).min(LANES);
                 let source = source.skip_lanes(lane - lanes.start);
-                let (low, low_width) = panels.place(lane, first_unit);
-                let (high, high_width) = panels.place(lane + LANES / 2, first_unit);
+                let place = Sixteen::of(panels, lane, first_unit);
                 for unit in (0..n_units).step_by(LANES) {
                     let k = unit * $per_unit;
                     // SAFETY: `check` proved lanes and steps to lie in the source, and masks leave out others.
@@ -174,15 +214,8 @@ macro_rules! packing {
                         }
                     };
                     for (at, vector) in units.iter().enumerate().take(n_units - unit) {
-                        let vector = _mm512_castsi512_ps(*vector);
-                        // SAFETY: the caller promises the places of these 16 lanes up to `n_units`; a panel's lanes are a multiple of 8, so halves lie in one.
-                        unsafe {
-                            _mm256_storeu_ps(low.add((unit + at) * low_width), _mm512_castps512_ps256(vector));
-                            _mm256_storeu_ps(
-                                high.add((unit + at) * high_width),
-                                _mm512_extractf32x8_ps::<1>(vector),
-                            );
-                        }
+                        // SAFETY: the caller promises the places of these 16 lanes up to `n_units`.
+                        unsafe { place.write(unit + at, *vector) };
                     }
                 }
             }

@@ -4,10 +4,12 @@
 
 use std::ops::Range;
 
+use crate::stored::Rows;
+
 use super::pack::{self, Panels, Strided};
 use super::{Block, Isa, Level, portable};
 #[cfg(target_arch = "x86_64")]
-use super::{amx, avx2, avx512};
+use super::{amx, avx2, avx512, bf16_rows::Bf16Matrix};
 
 /// A kernel that this processor executes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,6 +161,55 @@ impl Kind {
     ) {
         // SAFETY: as the caller promises.
         unsafe { self.pack(source, lanes, n_k, panels, first_unit, self.right_multiple()) }
+    }
+
+    /// Says whether a stored matrix is in the form that this kernel computes with, so that [`Kind::pack_bf16_rows`] or [`Kind::pack_bf16_columns`] packs it.
+    pub(super) fn takes_bf16(self, rows: &dyn Rows, rows_are_lanes: bool) -> bool {
+        self.tile.has_pairs() && rows.as_bf16().is_some() && (!rows_are_lanes || rows.n_columns().is_multiple_of(2))
+    }
+
+    /// Packs columns `k` of some rows of a matrix in bf16 as lanes from `first_lane` on. Does nothing where [`Kind::takes_bf16`] is false.
+    ///
+    /// # Safety
+    /// As for [`Kind::pack_right`].
+    pub(super) unsafe fn pack_bf16_rows(
+        self,
+        rows: &dyn Rows,
+        lanes: Range<usize>,
+        k: &Range<usize>,
+        panels: &Panels,
+        first_lane: usize,
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(bytes) = rows.as_bf16() {
+            let matrix = Bf16Matrix::new(bytes, rows.n_rows(), rows.n_columns());
+            // SAFETY: as the caller promises; kernels of pairs need these instructions too.
+            unsafe { matrix.pack_rows(lanes, k, self.units(k.len()), panels, first_lane) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (rows, lanes, k, panels, first_lane);
+    }
+
+    /// Packs rows `k` of some columns of a matrix in bf16 as steps, from unit `first_unit` on. Does nothing where [`Kind::takes_bf16`] is false.
+    ///
+    /// # Safety
+    /// As for [`Kind::pack_right`].
+    pub(super) unsafe fn pack_bf16_columns(
+        self,
+        rows: &dyn Rows,
+        columns: &Range<usize>,
+        k: &Range<usize>,
+        panels: &Panels,
+        first_unit: usize,
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(bytes) = rows.as_bf16() {
+            let matrix = Bf16Matrix::new(bytes, rows.n_rows(), rows.n_columns());
+            // SAFETY: as above.
+            unsafe { matrix.pack_columns(columns, k, self.units(k.len()), panels, first_unit) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (rows, columns, k, panels, first_unit);
     }
 
     /// # Safety
