@@ -26,6 +26,8 @@ pub enum Placement {
     Reflinked,
     /// The same file as the source under a second name: a change to the source damages the blob.
     HardLinked,
+    /// The source itself, which is gone from where it was: safe.
+    Moved,
 }
 
 /// A blob that is in the store, kept from gc while this value lives.

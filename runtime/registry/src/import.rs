@@ -31,6 +31,9 @@ pub struct ImportOptions<'a> {
     /// Share the bytes with the source when the file system can: a reflink, else a hard link, else a copy. With a hard link the
     /// source must not be written to in place any more; `fsck`, and every load, notice when it was.
     pub link: bool,
+    /// Move the source where the file system can: for files of a [working directory](crate::Registry::working_directory), which nobody else has. Nothing is copied,
+    /// and afterwards the source is gone.
+    pub takes: bool,
     /// Called after every buffer with the bytes done and the bytes in total.
     pub progress: Option<&'a mut dyn FnMut(u64, u64)>,
     /// Stops the import soon after it becomes true.
@@ -61,7 +64,7 @@ pub(crate) fn import_file(inner: &Arc<Inner>, path: &Path, mut options: ImportOp
     if !before.is_file() {
         return Err(RegistryError::NotAFile { path: path.to_owned() });
     }
-    if options.link
+    if (options.link || options.takes)
         && let Some(stored) = link(inner, path, &before, &mut options)?
     {
         return Ok(stored);
@@ -99,16 +102,25 @@ fn link(
             .make_in(staging, |target| make(target).and_then(|()| File::open(target)))
             .ok()
     };
-    let (linked, placement) = match staged(&|target| reflink_copy::reflink(&source_path, target)) {
-        Some(file) => (file, Placement::Reflinked),
-        None => match staged(&|target| fs::hard_link(&source_path, target)) {
-            Some(file) => (file, Placement::HardLinked),
-            None => return Ok(None),
-        },
+    type Make<'a> = &'a dyn Fn(&Path) -> std::io::Result<()>;
+    let renamed: Make<'_> = &|target| fs::rename(&source_path, target);
+    let reflinked: Make<'_> = &|target| reflink_copy::reflink(&source_path, target);
+    let hard_linked: Make<'_> = &|target| fs::hard_link(&source_path, target);
+    let ways = match options.takes {
+        true => &[(renamed, Placement::Moved)][..],
+        false => &[(reflinked, Placement::Reflinked), (hard_linked, Placement::HardLinked)],
+    };
+    let made = ways.iter().find_map(|(make, placement)| Some((staged(make)?, *placement)));
+    let Some((linked, placement)) = made else {
+        return Ok(None);
     };
     let (mut file, staged) = linked.into_parts();
     let (digest, bytes) = hash_file(&mut file, path, before.len(), options)?;
-    let after = fs::metadata(path).map_err(RegistryError::io("read", path))?;
+    let after = match placement {
+        Placement::Moved => file.metadata(),
+        _ => fs::metadata(path),
+    }
+    .map_err(RegistryError::io("read", path))?;
     if bytes != before.len() || !is_same_state(before, &after) {
         return Err(RegistryError::SourceChanged { path: path.to_owned() });
     }

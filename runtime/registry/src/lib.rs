@@ -69,7 +69,7 @@ pub use list::ListEntry;
 pub use lock::Holder;
 pub use manifest::{Layer, Manifest};
 pub use name::ModelName;
-pub use store::{OpenOptions, Registry, StoredManifest};
+pub use store::{OpenOptions, Registry, StoredManifest, WorkingDirectory};
 
 /// What the calls of this crate return.
 pub type Result<T, E = RegistryError> = std::result::Result<T, E>;

@@ -133,7 +133,10 @@ pub(crate) fn sync_directory(dir: &Path) -> Result<()> {
 /// Removes what a killed process left in a staging directory. Only for the holder of the lock.
 pub(crate) fn clear_staging(staging: &Path) {
     for entry in fs::read_dir(staging).into_iter().flatten().flatten() {
-        // A file that cannot be removed now is found again at the next open and by fsck.
-        let _ = fs::remove_file(entry.path());
+        // What cannot be removed now is found again at the next open, and files by fsck.
+        let _ = match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            true => fs::remove_dir_all(entry.path()),
+            false => fs::remove_file(entry.path()),
+        };
     }
 }

@@ -23,6 +23,7 @@ use crate::lock::StoreLock;
 use crate::manifest::{self, MANIFEST_BYTES_MAX, Manifest};
 use crate::name::ModelName;
 use crate::publish;
+use crate::space;
 
 /// How to open a store.
 #[derive(Clone, Debug)]
@@ -96,6 +97,23 @@ impl Inner {
     pub(crate) fn changed(&self, manifest: &Path) {
         self.cache.forget(manifest);
         self.generation.bump();
+    }
+}
+
+/// A directory for files that become blobs; removed when dropped.
+#[derive(Debug)]
+pub struct WorkingDirectory(tempfile::TempDir);
+
+impl WorkingDirectory {
+    /// Returns where it is.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Leaves it there, as a process does that is killed.
+    #[cfg(test)]
+    pub(crate) fn keep(self) -> PathBuf {
+        self.0.keep()
     }
 }
 
@@ -220,6 +238,23 @@ impl Registry {
     /// Also [`RegistryError::NotAFile`], [`RegistryError::SourceChanged`], [`RegistryError::Cancelled`].
     pub fn import_file(&self, path: impl AsRef<Path>, options: ImportOptions<'_>) -> Result<StoredBlob> {
         import::import_file(&self.inner, path.as_ref(), options)
+    }
+
+    /// Makes a directory in the store's file system for files that become blobs: whole models are written there and then [moved](ImportOptions::takes) in. It is
+    /// removed with everything in it when the value is dropped; what a killed process left is removed at the next open. `size_hint` is how much will be written: a
+    /// disk without that much space is refused at once.
+    ///
+    /// # Errors
+    /// [`RegistryError::NoSpace`], [`RegistryError::ReadOnly`], [`RegistryError::Io`].
+    pub fn working_directory(&self, size_hint: u64) -> Result<WorkingDirectory> {
+        self.inner.writable()?;
+        let staging = &self.inner.layout.blob_staging;
+        space::check(staging, size_hint)?;
+        tempfile::Builder::new()
+            .prefix("working-")
+            .tempdir_in(staging)
+            .map(WorkingDirectory)
+            .map_err(space::write_error("create a directory in", staging, 0))
     }
 
     /// Keeps gc from removing these blobs while the lease lives.

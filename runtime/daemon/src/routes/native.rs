@@ -133,6 +133,7 @@ pub(super) async fn import(
         };
         let options = ImportOptions {
             link: request.link,
+            takes: false,
             progress: Some(&mut report),
             cancel: Some(&cancel),
         };

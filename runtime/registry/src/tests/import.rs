@@ -207,3 +207,42 @@ fn what_is_no_file_is_refused_and_a_cancelled_import_leaves_nothing() {
     ));
     assert_eq!(files(&dir.path().join(".witness/tmp")), [""; 0]);
 }
+
+// A model that was made in a working directory is moved in, not copied, and the directory leaves nothing.
+#[test]
+fn a_file_of_a_working_directory_is_moved_in() {
+    let home = tempfile::tempdir().unwrap();
+    let registry = Registry::open(home.path().join("models"), &OpenOptions::new("test")).unwrap();
+    let working = registry.working_directory(1_000).unwrap();
+    let path = working.path().join("model.gguf");
+    std::fs::write(&path, b"made here").unwrap();
+    let inode = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(&path).unwrap());
+    let options = ImportOptions {
+        takes: true,
+        ..ImportOptions::default()
+    };
+    let stored = registry.import_file(&path, options).unwrap();
+    assert_eq!(
+        (stored.digest, stored.size, stored.placement),
+        (Digest::of(b"made here"), 9, Placement::Moved)
+    );
+    let blob = std::fs::metadata(registry.blob_path(&stored.digest)).unwrap();
+    assert_eq!(std::os::unix::fs::MetadataExt::ino(&blob), inode);
+    assert!(!path.exists());
+    let directory = working.path().to_owned();
+    drop(working);
+    assert!(!directory.exists());
+}
+
+// What a killed process left in a working directory is gone after the next open.
+#[test]
+fn a_left_working_directory_is_removed_at_the_next_open() {
+    let home = tempfile::tempdir().unwrap();
+    let open = || Registry::open(home.path().join("models"), &OpenOptions::new("test")).unwrap();
+    let registry = open();
+    let left = registry.working_directory(0).unwrap().keep();
+    std::fs::write(left.join("half.gguf"), b"half").unwrap();
+    drop(registry);
+    let _registry = open();
+    assert!(!left.exists());
+}
