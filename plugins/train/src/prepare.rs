@@ -10,7 +10,7 @@ use witness_plugin_protocol::{
 use witness_recipe::unreachable;
 use witness_template::CivilTime;
 use witness_training::{
-    BaseStorage, Census, GgufWeights, MemoryEstimate, MemoryRequest, Method, RandomWeights, Recompute, Trainer,
+    BaseStorage, Census, Compute, GgufWeights, MemoryEstimate, MemoryRequest, Method, RandomWeights, Recompute, Trainer,
 };
 
 use crate::base::{Base, Weights, file_set};
@@ -191,6 +191,10 @@ fn spared_bytes(base: &Base, settings: &TrainSettings, census: &Census) -> Resul
     let held = match settings::storage(settings, base.weights.is_gguf())? {
         BaseStorage::F32 => plain,
         BaseStorage::Bf16 => plain / 2,
+        // Plain numbers of f32 are held as bf16 where that is what products take.
+        BaseStorage::AsIs if settings::compute(settings) == Compute::Bf16 && !base.weights.is_gguf() => {
+            base.weights.stored_bytes().min(plain / 2)
+        }
         BaseStorage::AsIs => base.weights.stored_bytes(),
         // The matrices of layers; embedding and output matrix stay as they are.
         BaseStorage::Nf4 { .. } => {

@@ -22,6 +22,9 @@ use crate::stored::{BaseStorage, Bf16Rows, Stored, is_finite};
 const INITIAL_ADAPTER: u64 = 1;
 const INITIAL_WEIGHTS: u64 = 2;
 
+/// The name of the embedding.
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
 /// Weights drawn at random, as Transformers initialises a model: matrices normal, norms 1, biases 0.
 #[derive(Clone, Copy, Debug)]
 pub struct RandomWeights<'a> {
@@ -132,7 +135,7 @@ struct Builder<'a, T> {
 impl<T: Real> Builder<'_, T> {
     fn decoder(&mut self) -> Result<Decoder> {
         let config = self.config;
-        let embedding = self.base("model.embed_tokens.weight", false)?;
+        let embedding = self.base(EMBEDDING, false)?;
         let layers = (0..config.n_layers).map(|index| self.layer(index));
         let layers = layers.collect::<Result<Vec<_>>>()?;
         let norm = self.base("model.norm.weight", false)?;
@@ -308,10 +311,26 @@ impl<T: Real> Builder<'_, T> {
         Ok(id)
     }
 
+    /// Returns under which other name the matrix may lie that is embedding and output at once: some releases of Transformers wrote the second of its names.
+    fn other_name(&self, name: &str) -> Option<&'static str> {
+        (self.config.tie_word_embeddings && name == EMBEDDING).then_some("lm_head.weight")
+    }
+
+    fn as_it_lies(&self, name: &str) -> Result<Option<Stored>> {
+        match (self.source.stored(name)?, self.other_name(name)) {
+            (None, Some(other)) => self.source.stored(other),
+            (found, _) => Ok(found),
+        }
+    }
+
     /// Reads a tensor of the base model as f32 and checks it.
     fn values(&self, name: &str, expected: &[usize]) -> Result<Vec<f32>> {
         let missing = || TrainingError::MissingTensor { name: name.to_owned() };
-        let (shape, values) = self.source.weight(name)?.ok_or_else(missing)?;
+        let found = match (self.source.weight(name)?, self.other_name(name)) {
+            (None, Some(other)) => self.source.weight(other)?,
+            (found, _) => found,
+        };
+        let (shape, values) = found.ok_or_else(missing)?;
         if shape != expected || values.len() != shape.iter().product::<usize>() {
             return Err(TrainingError::Shape {
                 name: name.to_owned(),
@@ -338,7 +357,7 @@ impl<T: Real> Builder<'_, T> {
                 let matrix = Nf4Matrix::quantize(&values, values.len() / n_columns, n_columns, double);
                 Some(Arc::new(matrix) as Stored)
             }
-            (BaseStorage::AsIs | BaseStorage::Nf4 { .. }, compute) => match self.source.stored(name)? {
+            (BaseStorage::AsIs | BaseStorage::Nf4 { .. }, compute) => match self.as_it_lies(name)? {
                 Some(stored) => Some(stored),
                 None if compute == Compute::Bf16 => Some(rounded(self.values(name, expected)?)),
                 None => None,
