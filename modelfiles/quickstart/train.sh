@@ -3,7 +3,7 @@
 #
 #   cargo build --release && modelfiles/quickstart/train.sh
 #
-# Cost: about 2.5 million tokens for the base and 5 million for the adapter, eight minutes on 16 cores. One machine and one seed give the same bytes each time.
+# Cost: about 6.5 million tokens for the base and 5 million for the adapter. One machine and one seed give the same bytes each time.
 # WITNESS names the program, QUICKSTART_WORK a directory for rows and the store (about 100 MB; it is made new).
 set -eu
 here="$(cd "$(dirname "$0")" && pwd)"
