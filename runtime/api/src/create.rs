@@ -40,9 +40,15 @@ pub struct CreateRequest {
     /// Send progress lines; true when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream: Option<bool>,
-    /// Quantization to apply. Not yet.
+    /// Storage that the base's weights are brought to, by a name of llama.cpp's: `q4_K_M`, `Q8_0`, `f16`.
     #[serde(alias = "quantization", skip_serializing_if = "Option::is_none")]
     pub quantize: Option<String>,
+    /// Ours: how to quantize.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantize_options: Option<QuantizeFields>,
+    /// Ours: the adapter of `from` that is merged into the base; an empty name is the first. The model has no adapters then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub merge: Option<String>,
     /// Version of the program that the model needs at least.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requires: Option<String>,
@@ -52,6 +58,28 @@ pub struct CreateRequest {
     /// Ours: prove each adapter on the loaded base before it is accepted; true when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub check: Option<bool>,
+}
+
+/// How weights are quantized.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct QuantizeFields {
+    /// Importance matrix: `sha256:<hex>` of a blob that is already here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub imatrix: Option<String>,
+    /// Types of tensors by a regular expression of their GGUF names, in order.
+    #[serde(skip_serializing_if = "StringMap::is_empty")]
+    pub tensor_types: StringMap,
+    /// Type of the output matrix.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_type: Option<String>,
+    /// Type of the embedding.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embedding_type: Option<String>,
+    /// One type for all matrices.
+    pub pure: bool,
+    /// Quantize what is quantized already.
+    pub requantize: bool,
 }
 
 impl CreateRequest {
@@ -64,6 +92,13 @@ impl CreateRequest {
 /// A JSON object of texts that keeps its order: the order of adapters means something, and of split files too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StringMap(pub Vec<(String, String)>);
+
+impl StringMap {
+    /// Says whether it has no entries.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
 
 impl Serialize for StringMap {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

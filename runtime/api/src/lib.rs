@@ -19,7 +19,7 @@ mod time;
 mod train;
 
 pub use chat::{ChatRequest, ChatResponse, Message, ToolCall, ToolFunction};
-pub use create::{CreateRequest, Progress, StringMap, TextOrList};
+pub use create::{CreateRequest, Progress, QuantizeFields, StringMap, TextOrList};
 pub use error::ErrorBody;
 pub use generate::{GenerateRequest, GenerateResponse, Logprob, Metrics, TOP_LOGPROBS_MAX, Think, TokenLogprob};
 pub use keep_alive::{KeepAlive, parse_duration};

@@ -12,7 +12,7 @@ use witness_api::PluginReport;
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_plugin_protocol::{
     AdapterSpec, Alternative, Done, GenerateRequest, InspectReply, InspectRequest, LoadAdapterReply, LoadReply,
-    LoadRequest, ModelSpec, Started, TrainRequest,
+    LoadRequest, ModelSpec, Started, TrainRequest, TransformPlan, TransformRequest,
 };
 
 /// A boxed future: the trait below is used as an object.
@@ -38,7 +38,7 @@ pub trait Engine: Send + Sync + 'static {
         _request: &'a TrainRequest,
         _architecture: &'a str,
     ) -> Boxed<'a, Result<(String, Value), Diagnostic>> {
-        Box::pin(async { Err(no_training()) })
+        Box::pin(async { Err(does_not("train")) })
     }
     /// Starts a training run in a worker of its own, behind all other work of the machine.
     fn train<'a>(
@@ -46,8 +46,25 @@ pub trait Engine: Send + Sync + 'static {
         _request: &'a TrainRequest,
         _architecture: &'a str,
         _purpose: &'a str,
-    ) -> Boxed<'a, Result<Box<dyn Training>, Diagnostic>> {
-        Box::pin(async { Err(no_training()) })
+    ) -> Boxed<'a, Result<Box<dyn RunningJob>, Diagnostic>> {
+        Box::pin(async { Err(does_not("train")) })
+    }
+    /// Asks what a model would become, in a worker of its own. Returns the plugin's name with the plan.
+    fn plan_transform<'a>(
+        &'a self,
+        _request: &'a TransformRequest,
+        _architecture: &'a str,
+    ) -> Boxed<'a, Result<(String, TransformPlan), Diagnostic>> {
+        Box::pin(async { Err(does_not("quantize")) })
+    }
+    /// Starts to make another form of a model in a worker of its own, behind all other work of the machine.
+    fn transform<'a>(
+        &'a self,
+        _request: &'a TransformRequest,
+        _architecture: &'a str,
+        _purpose: &'a str,
+    ) -> Boxed<'a, Result<Box<dyn RunningJob>, Diagnostic>> {
+        Box::pin(async { Err(does_not("quantize")) })
     }
     /// Lists plugin files.
     fn plugins(&self) -> Boxed<'_, Vec<PluginReport>>;
@@ -57,19 +74,19 @@ pub trait Engine: Send + Sync + 'static {
     fn directories(&self) -> Vec<PathBuf>;
 }
 
-fn no_training() -> Diagnostic {
+fn does_not(role: &str) -> Diagnostic {
     Diagnostic::new(
-        "witness::daemon::no_training",
+        "witness::daemon::no_role",
         Kind::Unsupported,
-        "this engine does not train",
+        format!("this engine does not {role}"),
     )
 }
 
-/// A training run in its worker. Dropping it ends the worker.
-pub trait Training: Send {
-    /// Waits for the next event, a JSON object; nothing after the last, or when the worker is gone. The run waits until it is taken.
+/// A long job in its worker, such as a training run. Dropping it ends the worker.
+pub trait RunningJob: Send {
+    /// Waits for the next event, a JSON object; nothing after the last, or when the worker is gone. The job waits until it is taken.
     fn next(&mut self) -> Boxed<'_, Option<Value>>;
-    /// Asks the run to save and end.
+    /// Asks the job to save and end.
     fn stop(&self);
     /// Ends the worker at once.
     fn kill(&self);

@@ -34,6 +34,7 @@ mod socket;
 mod stall;
 mod template;
 mod tidy;
+mod transform;
 mod turn;
 mod wire;
 
@@ -51,7 +52,7 @@ use witness_registry::{OpenOptions, Registry};
 use witness_scheduler::{Config, Scheduler};
 use witness_settings::Settings;
 
-pub use engine::{Answer, Boxed, Engine, Event, Events, LoadedBase, Training, Worker};
+pub use engine::{Answer, Boxed, Engine, Event, Events, LoadedBase, RunningJob, Worker};
 
 use app::App;
 use guard::Guard;

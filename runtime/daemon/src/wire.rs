@@ -4,17 +4,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
 use serde_json::Value;
 use witness_api::PluginReport;
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_plugin_host::{FileFacts, GenEvent, Generation, Host, HostConfig, Job, Limits, ModelHandle, PluginEntry};
 use witness_plugin_protocol::{
     AdapterSpec, GenerateRequest, InspectReply, InspectRequest, LoadAdapterReply, LoadAdapterRequest, LoadRequest,
-    ModelSpec, Role, TrainRequest, UnloadAdapterRequest,
+    ModelSpec, Role, TrainRequest, TransformPlan, TransformRequest, UnloadAdapterRequest,
 };
 use witness_settings::Settings;
 
-use crate::engine::{Answer, Boxed, Engine, Event, Events, LoadedBase, Training, Worker, magic_of};
+use crate::engine::{Answer, Boxed, Engine, Event, Events, LoadedBase, RunningJob, Worker, magic_of};
 use crate::limits::TRAIN_PLAN_TIMEOUT;
 use crate::memory;
 use crate::models::library::blocking;
@@ -59,6 +60,27 @@ impl Wire {
         })
         .await?;
         self.host.choose(role, &facts, architecture).await
+    }
+
+    /// Runs a job in a worker that stands behind all other work of the machine.
+    async fn run_behind(
+        &self,
+        entry: &PluginEntry,
+        role: Role,
+        request: &(impl Serialize + Sync),
+        purpose: &str,
+    ) -> Result<Box<dyn RunningJob>, Diagnostic> {
+        let limits = Limits {
+            is_background: true,
+            ..Limits::for_purpose(purpose)
+        };
+        let worker = self.host.start(entry, limits).await?;
+        let job = worker.run_job(role, request)?;
+        Ok(Box::new(HostJob {
+            worker,
+            job,
+            plugin: entry.name(),
+        }))
     }
 }
 
@@ -132,20 +154,46 @@ impl Engine for Wire {
         request: &'a TrainRequest,
         architecture: &'a str,
         purpose: &'a str,
-    ) -> Boxed<'a, Result<Box<dyn Training>, Diagnostic>> {
+    ) -> Boxed<'a, Result<Box<dyn RunningJob>, Diagnostic>> {
         Box::pin(async move {
             let entry = self.choose(Role::Train, &request.model, architecture).await?;
-            let limits = Limits {
-                is_background: true,
-                ..Limits::for_purpose(purpose)
-            };
+            self.run_behind(&entry, Role::Train, request, purpose).await
+        })
+    }
+
+    fn plan_transform<'a>(
+        &'a self,
+        request: &'a TransformRequest,
+        architecture: &'a str,
+    ) -> Boxed<'a, Result<(String, TransformPlan), Diagnostic>> {
+        Box::pin(async move {
+            let entry = self.choose(Role::Quantize, &request.model, architecture).await?;
+            let limits = Limits::for_purpose("planning another form of a model");
             let worker = self.host.start(&entry, limits).await?;
-            let job = worker.run_job(Role::Train, request)?;
-            Ok(Box::new(TrainingRun {
-                worker,
-                job,
-                plugin: entry.name(),
-            }) as Box<dyn Training>)
+            let plan = worker.plan_job(Role::Quantize, request, self.inspect_timeout).await;
+            worker.kill();
+            let plan = serde_json::from_value(plan?).map_err(|error| {
+                Diagnostic::new(
+                    "witness::daemon::plugin_reply",
+                    Kind::Plugin,
+                    format!("plugin `{}` answered with what is no plan", entry.name()),
+                )
+                .cause(error.to_string())
+                .hint("report it to the plugin's author")
+            })?;
+            Ok((entry.name(), plan))
+        })
+    }
+
+    fn transform<'a>(
+        &'a self,
+        request: &'a TransformRequest,
+        architecture: &'a str,
+        purpose: &'a str,
+    ) -> Boxed<'a, Result<Box<dyn RunningJob>, Diagnostic>> {
+        Box::pin(async move {
+            let entry = self.choose(Role::Quantize, &request.model, architecture).await?;
+            self.run_behind(&entry, Role::Quantize, request, purpose).await
         })
     }
 
@@ -240,14 +288,14 @@ impl Worker for Loaded {
     }
 }
 
-/// A worker with its one run. Fields are dropped in this order: the run is told, then its process ends.
-struct TrainingRun {
+/// A worker with its one job. Fields are dropped in this order: the job is told, then its process ends.
+struct HostJob {
     job: Job,
     worker: witness_plugin_host::Worker,
     plugin: String,
 }
 
-impl Training for TrainingRun {
+impl RunningJob for HostJob {
     fn next(&mut self) -> Boxed<'_, Option<Value>> {
         Box::pin(self.job.next())
     }

@@ -12,6 +12,7 @@ mod model;
 mod options;
 mod train;
 mod train_settings;
+mod transform;
 
 pub use descriptor::{Descriptor, FormatRule, Role};
 pub use generate::{Alternative, Done, DoneReason, GenerateRequest, Message, Prompt, Started, ToolCall, ToolFunction};
@@ -27,6 +28,10 @@ pub use train::{
 pub use train_settings::{
     BaseStorage, Compat, Compute, ExcessLength, SaveDtype, ScratchSettings, TokenizerSettings, TrainMethod, TrainOnEos,
     TrainSettings, When,
+};
+pub use transform::{
+    ModelForm, PlannedTensor, QuantizeOptions, TensorType, TransformEvent, TransformPlan, TransformReply,
+    TransformRequest,
 };
 pub use witness_diagnostics::{Diagnostic, Kind};
 

@@ -110,7 +110,9 @@ fn link(
         true => &[(renamed, Placement::Moved)][..],
         false => &[(reflinked, Placement::Reflinked), (hard_linked, Placement::HardLinked)],
     };
-    let made = ways.iter().find_map(|(make, placement)| Some((staged(make)?, *placement)));
+    let made = ways
+        .iter()
+        .find_map(|(make, placement)| Some((staged(make)?, *placement)));
     let Some((linked, placement)) = made else {
         return Ok(None);
     };

@@ -18,13 +18,14 @@ use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use witness_api::Progress;
 use witness_diagnostics::{Diagnostic, Kind};
-use witness_plugin_protocol::AdapterInfo;
+use witness_plugin_protocol::{AdapterInfo, TransformRequest};
 use witness_registry::Manifest;
 
 use crate::app::{App, VERSION};
 use crate::models::config::{ConfigBlob, WitnessConfig};
 use crate::models::library::blocking;
 use crate::template::Template;
+use crate::transform;
 use order::Order;
 
 /// Code of the refusal of a name that was taken while its model was made.
@@ -38,9 +39,14 @@ async fn say(lines: &Lines, text: impl Into<String>) {
 }
 
 /// Carries out an order. Returns the last line.
-pub(crate) async fn run(app: Arc<App>, order: Order, lines: Lines) -> Result<Progress, Diagnostic> {
+pub(crate) async fn run(app: Arc<App>, mut order: Order, lines: Lines) -> Result<Progress, Diagnostic> {
     say(&lines, "gathering model components").await;
-    let witness = inspect(&app, &order, &lines).await?;
+    let mut witness = inspect(&app, &order, &lines).await?;
+    if let Some(request) = order.transform.clone() {
+        let account = transform_base(&app, &mut order, request, &witness, &lines).await?;
+        witness = inspect(&app, &order, &lines).await?;
+        witness.made = Some(account);
+    }
     if order.check && !order.new_adapters.is_empty() {
         prove::adapters(&app, &order, &witness, &lines).await?;
     }
@@ -89,6 +95,24 @@ pub(crate) async fn run(app: Arc<App>, order: Order, lines: Lines) -> Result<Pro
     Ok(Progress::status("success"))
 }
 
+/// Has the base made over, and returns how that was done.
+async fn transform_base(
+    app: &Arc<App>,
+    order: &mut Order,
+    request: TransformRequest,
+    witness: &WitnessConfig,
+    lines: &Lines,
+) -> Result<Map<String, Value>, Diagnostic> {
+    let info = witness.info.clone().unwrap_or_default();
+    let made = transform::run(app, request.clone(), &info, lines).await?;
+    let account = made.account(&request);
+    let registry = app.library.registry.clone();
+    say(lines, "storing model").await;
+    let stored = blocking(move || made.store(&registry)).await?;
+    order.take_made(stored.files, stored.leases)?;
+    Ok(account)
+}
+
 /// Tells whether the name is nobody's, or that of a model which the order's own run stored.
 async fn is_free_or_of_run(app: &App, order: &Order) -> bool {
     match app.library.stored(&order.name.to_string()).await {
@@ -131,6 +155,7 @@ async fn inspect(app: &Arc<App>, order: &Order, lines: &Lines) -> Result<Witness
             .unwrap_or_default(),
         requires: order.requires.clone().or(inherited.requires),
         training: order.training.clone().or(inherited.training),
+        made: inherited.made.filter(|_| !order.base_is_new),
     };
     // A Jinja template that is new must compile, or no answer would ever come.
     let inherited_template = order.parent.as_ref().and_then(|parent| parent.template.as_ref());

@@ -3,12 +3,15 @@
 //! Inheritance, as Ollama has it: template and system of the request take the place of the base's, parameters are merged by name, messages
 //! replaced, adapters and licences appended.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use witness_api::{CreateRequest, Message, Options, StringMap};
 use witness_diagnostics::{Diagnostic, Kind};
-use witness_plugin_protocol::{AdapterSpec, FileRef, ModelSpec};
+use witness_plugin_protocol::{
+    AdapterSpec, FileRef, ModelForm, ModelSpec, QuantizeOptions, TensorType, TransformRequest,
+};
 use witness_registry::{Digest, Layer, Lease, ModelName, Registry, media};
 
 use crate::app::App;
@@ -77,10 +80,12 @@ pub(crate) struct Order {
     pub(crate) base_is_new: bool,
     /// What the training run that made it says about itself.
     pub(crate) training: Option<Map<String, Value>>,
+    /// Another form of the base that is to be made first.
+    pub(crate) transform: Option<TransformRequest>,
     /// Whether the name must be nobody's, or that of a model which the same run stored, also at the last moment.
     pub(crate) yields_name: bool,
     /// Keeps every blob named here from the collector.
-    _lease: Lease,
+    leases: Vec<Lease>,
 }
 
 impl Order {
@@ -122,7 +127,7 @@ impl Order {
         name: ModelName,
         parent: Option<Arc<Stored>>,
         files: &StringMap,
-        request: CreateRequest,
+        mut request: CreateRequest,
     ) -> Result<Self, Diagnostic> {
         let mut digests: Vec<Digest> = parent.as_ref().map(|parent| parent.digests()).unwrap_or_default();
         let given = files
@@ -133,11 +138,12 @@ impl Order {
             digests.push(parse_digest(file, digest)?);
         }
         let mut order = Self::empty(registry, name, parent, &digests);
-        order.requires = request.requires;
+        order.requires = request.requires.take();
         order.check = request.check.unwrap_or(true);
         order.inherit();
         order.take_files(registry, files)?;
-        order.take_adapters(registry, &request.adapters.unwrap_or_default())?;
+        order.take_adapters(registry, &request.adapters.take().unwrap_or_default())?;
+        order.take_transform(registry, &request)?;
         order.take_texts(Texts {
             template: request.template,
             system: request.system,
@@ -217,9 +223,10 @@ impl Order {
             check: true,
             base_is_new: parent.is_none(),
             training: None,
+            transform: None,
             yields_name: false,
             parent,
-            _lease: registry.lease(digests),
+            leases: vec![registry.lease(digests)],
         }
     }
 
@@ -331,6 +338,98 @@ impl Order {
         self.refuse_many_adapters()
     }
 
+    /// Reads what the base is to become before it is taken.
+    fn take_transform(&mut self, registry: &Registry, request: &CreateRequest) -> Result<(), Diagnostic> {
+        let quantization = request.quantize.clone().filter(|name| !name.is_empty());
+        let fields = request.quantize_options.clone().unwrap_or_default();
+        if quantization.is_none() && request.quantize_options.is_some() {
+            return Err(invalid(
+                "quantize_options",
+                "`quantize_options` says how, and `quantize` does not say to what",
+            )
+            .hint("name a type in `quantize`, such as `q4_K_M`"));
+        }
+        let adapter = match request.merge.as_deref() {
+            None => None,
+            Some(name) => Some(self.adapter_to_merge(name)?),
+        };
+        if quantization.is_none() && adapter.is_none() {
+            return Ok(());
+        }
+        let imatrix = fields.imatrix.as_deref();
+        let imatrix = imatrix.map(|digest| file_ref(registry, "imatrix", "imatrix", digest));
+        let is_gguf = self.base_layers.iter().any(|layer| layer.media_type == media::MODEL);
+        let form = match quantization.is_some() || is_gguf {
+            true => ModelForm::Gguf,
+            false => ModelForm::Safetensors,
+        };
+        let types = fields.tensor_types.0.into_iter();
+        self.transform = Some(TransformRequest {
+            model: self.base.clone(),
+            adapter,
+            model_name: self
+                .parent
+                .as_ref()
+                .map_or_else(|| self.name.display_short(), |parent| parent.name.display_short()),
+            form,
+            quantization,
+            options: QuantizeOptions {
+                imatrix: imatrix.transpose()?,
+                tensor_types: types.map(|(pattern, kind)| TensorType { pattern, kind }).collect(),
+                output_type: fields.output_type,
+                embedding_type: fields.embedding_type,
+                pure: fields.pure,
+                requantize: fields.requantize,
+                shard_bytes: None,
+            },
+            template: None,
+            directory: PathBuf::new(),
+            num_thread: None,
+        });
+        Ok(())
+    }
+
+    fn adapter_to_merge(&self, name: &str) -> Result<AdapterSpec, Diagnostic> {
+        let found = match name {
+            "" => self.adapters.first(),
+            name => self.adapters.iter().find(|adapter| adapter.name == name),
+        };
+        found.cloned().ok_or_else(|| {
+            let names: Vec<&str> = self.adapters.iter().map(|adapter| adapter.name.as_str()).collect();
+            let which = match name {
+                "" => "no adapter".to_owned(),
+                name => format!("no adapter `{}`", name.escape_debug()),
+            };
+            let message = format!("there is {which} to merge");
+            let diagnostic = Diagnostic::new("witness::daemon::merge_adapter", Kind::NotFound, message);
+            match names.is_empty() {
+                true => diagnostic.cause("the model has no adapters"),
+                false => diagnostic.hint(format!("its adapters are {}", names.join(", "))),
+            }
+        })
+    }
+
+    /// Puts what was made of the base in its place.
+    pub(crate) fn take_made(&mut self, files: Vec<FileRef>, leases: Vec<Lease>) -> Result<(), Diagnostic> {
+        let is_merged = self
+            .transform
+            .take()
+            .is_some_and(|transform| transform.adapter.is_some());
+        self.leases.extend(leases);
+        self.base_is_new = true;
+        self.base.files.clear();
+        self.base_layers.clear();
+        if is_merged {
+            self.adapters.clear();
+            self.new_adapters.clear();
+            self.adapter_layers.clear();
+        }
+        for file in files {
+            self.add_base_file(file)?;
+        }
+        Ok(())
+    }
+
     fn add_base_file(&mut self, file: FileRef) -> Result<(), Diagnostic> {
         let media_type = if is_gguf(&file) {
             media::MODEL
@@ -374,14 +473,6 @@ impl Order {
 }
 
 fn refuse_what_is_not_there(request: &CreateRequest) -> Result<(), Diagnostic> {
-    if let Some(quantize) = request.quantize.as_deref().filter(|text| !text.is_empty()) {
-        return Err(Diagnostic::new(
-            "witness::daemon::not_yet",
-            Kind::Unsupported,
-            format!("quantizing to `{quantize}` is not there yet"),
-        )
-        .hint("leave `quantize` out, or create from a file that is quantized already"));
-    }
     if request.modelfile.as_deref().is_some_and(|text| !text.is_empty())
         && request.from.is_none()
         && request.files.is_none()

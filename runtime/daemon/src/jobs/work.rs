@@ -13,7 +13,7 @@ use witness_plugin_protocol::{TrainOutcome, TrainReply};
 use super::publish;
 use super::run::{Run, StopReason};
 use crate::app::App;
-use crate::engine::Training;
+use crate::engine::RunningJob;
 use crate::limits::TRAIN_STOP_GRACE;
 use crate::models::library::blocking;
 
@@ -152,7 +152,7 @@ struct Watched {
 
 /// Takes events until the worker has no more.
 async fn watch_over(
-    mut training: Box<dyn Training>,
+    mut training: Box<dyn RunningJob>,
     run: &Arc<Run>,
     stop: &mut watch::Receiver<Option<StopReason>>,
     publisher: &Publisher,
@@ -281,7 +281,7 @@ mod tests {
         is_killed: Arc<AtomicBool>,
     }
 
-    impl Training for Deaf {
+    impl RunningJob for Deaf {
         fn next(&mut self) -> Boxed<'_, Option<Value>> {
             Box::pin(async move {
                 tokio::time::sleep(Duration::from_secs(1)).await;

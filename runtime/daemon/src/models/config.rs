@@ -53,6 +53,9 @@ pub(crate) struct WitnessConfig {
     /// The training run that made it: its name, what it started from and what it was told.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) training: Option<Map<String, Value>>,
+    /// How the base was made of another form: from what digests, by which plugin, to what type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) made: Option<Map<String, Value>>,
 }
 
 impl ConfigBlob {

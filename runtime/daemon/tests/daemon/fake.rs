@@ -4,19 +4,23 @@
 //! `capability NAME`. Prompts: the answer is the prompt's words; `wait` says one word and then nothing until it is cancelled; `die` kills
 //! the worker after one word; `die-now` before any; a text longer than `num_ctx` words is refused with both counts.
 //! An adapter's file holds its name; the adapter `zero` changes nothing, `nan` makes no numbers.
+//! Another form of a model is its file with a line `made TYPE` above it, and `merged NAME`; a line `transform-error TEXT` makes that fail,
+//! `transform-waits` never end, and `transform-escapes` lie about where the file is.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tokio::sync::watch;
 use witness_api::PluginReport;
-use witness_daemon::{Answer, Boxed, Engine, Event, Events, LoadedBase, Worker};
+use witness_daemon::{Answer, Boxed, Engine, Event, Events, LoadedBase, RunningJob, Worker};
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_plugin_protocol::{
     AdapterCheck, AdapterInfo, AdapterSpec, Alternative, Done, DoneReason, GenerateRequest, InspectReply,
     InspectRequest, LoadAdapterReply, LoadReply, LoadRequest, MemoryEstimate, ModelInfo, ModelSpec, Prompt, Started,
+    TransformEvent, TransformPlan, TransformReply, TransformRequest,
 };
 
 /// The engine with what it was asked.
@@ -32,6 +36,10 @@ pub(crate) struct FakeEngine {
     pub(crate) requests: Arc<Mutex<Vec<GenerateRequest>>>,
     /// Loads as they were asked for.
     pub(crate) load_requests: Mutex<Vec<LoadRequest>>,
+    /// Transformations as they were asked for.
+    pub(crate) transforms: Mutex<Vec<TransformRequest>>,
+    /// Transformations whose worker is there.
+    pub(crate) transforming: Arc<watch::Sender<usize>>,
     next_pid: AtomicU32,
     stopped: Arc<AtomicUsize>,
 }
@@ -70,7 +78,7 @@ fn info(content: &str) -> ModelInfo {
         format: "fake".into(),
         architecture: "echo".into(),
         parameter_count: 260_032,
-        quantization: "F32".into(),
+        quantization: value(content, "made").unwrap_or("F32").into(),
         context_length: value(content, "num_ctx").map_or(2048, |text| text.parse().unwrap()),
         chat_template: value(content, "template").map(str::to_owned),
         capabilities: std::iter::once("completion")
@@ -161,6 +169,44 @@ impl Engine for FakeEngine {
         })
     }
 
+    fn plan_transform<'a>(
+        &'a self,
+        request: &'a TransformRequest,
+        _architecture: &'a str,
+    ) -> Boxed<'a, Result<(String, TransformPlan), Diagnostic>> {
+        Box::pin(async move {
+            let plan = TransformPlan {
+                from: "F32".into(),
+                to: request
+                    .quantization
+                    .clone()
+                    .map_or("F32".into(), |name| name.to_uppercase()),
+                source_bytes: 100,
+                target_bytes: 10,
+                ..TransformPlan::default()
+            };
+            Ok(("fake".to_owned(), plan))
+        })
+    }
+
+    fn transform<'a>(
+        &'a self,
+        request: &'a TransformRequest,
+        _architecture: &'a str,
+        _purpose: &'a str,
+    ) -> Boxed<'a, Result<Box<dyn RunningJob>, Diagnostic>> {
+        Box::pin(async move {
+            self.transforms.lock().unwrap().push(request.clone());
+            self.transforming.send_modify(|count| *count += 1);
+            Ok(Box::new(FakeTransform {
+                content: content(&request.model),
+                request: request.clone(),
+                told: 0,
+                transforming: Arc::clone(&self.transforming),
+            }) as Box<dyn RunningJob>)
+        })
+    }
+
     fn plugins(&self) -> Boxed<'_, Vec<PluginReport>> {
         Box::pin(async {
             vec![PluginReport {
@@ -182,6 +228,73 @@ impl Engine for FakeEngine {
 
     fn directories(&self) -> Vec<PathBuf> {
         vec!["/fake".into()]
+    }
+}
+
+struct FakeTransform {
+    content: String,
+    request: TransformRequest,
+    told: u64,
+    transforming: Arc<watch::Sender<usize>>,
+}
+
+impl Drop for FakeTransform {
+    fn drop(&mut self) {
+        self.transforming.send_modify(|count| *count -= 1);
+    }
+}
+
+impl RunningJob for FakeTransform {
+    fn next(&mut self) -> Boxed<'_, Option<Value>> {
+        Box::pin(async move {
+            if value(&self.content, "transform-waits").is_some() {
+                std::fs::write(self.request.directory.join("half.fake"), "half").unwrap();
+                std::future::pending::<()>().await;
+            }
+            self.told += 50;
+            let event = TransformEvent::Progress {
+                tensor: "t".into(),
+                completed_bytes: self.told,
+            };
+            (self.told <= 100).then(|| json!(event))
+        })
+    }
+
+    fn stop(&self) {}
+
+    fn kill(&self) {}
+
+    fn finish(self: Box<Self>) -> Boxed<'static, Result<Value, Diagnostic>> {
+        Box::pin(async move {
+            if let Some(text) = value(&self.content, "transform-error") {
+                return Err(refusal(text));
+            }
+            let quantization = self.request.quantization.clone().unwrap_or("F32".into()).to_uppercase();
+            let mut made = format!("made {quantization}\n");
+            if let Some(adapter) = &self.request.adapter {
+                made += &format!("merged {}\n", adapter.name);
+            }
+            std::fs::write(self.request.directory.join("model.fake"), made + &self.content).unwrap();
+            let name = match value(&self.content, "transform-escapes") {
+                Some(path) => path,
+                None => "model.fake",
+            };
+            Ok(json!(TransformReply {
+                files: vec![name.to_owned()],
+                quantization,
+                tensor_bytes: 10,
+                bits_per_weight: 4.5,
+                plugin_version: "1.2.3".into(),
+            }))
+        })
+    }
+
+    fn pid(&self) -> u32 {
+        1
+    }
+
+    fn plugin(&self) -> String {
+        "fake".into()
     }
 }
 

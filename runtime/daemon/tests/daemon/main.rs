@@ -16,3 +16,4 @@ mod library;
 mod native;
 mod scheduling;
 mod support;
+mod transform;

@@ -1,0 +1,175 @@
+//! Another form of a model: a plugin makes it in a directory of the store, and what it made is moved in.
+//!
+//! Nothing that is half made is ever visible: files become blobs once the job has ended well, and a model is made of them by its manifest, which comes last. A reader
+//! who leaves drops the job, whose worker and directory go with it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+use witness_api::Progress;
+use witness_diagnostics::{Diagnostic, Kind};
+use witness_plugin_protocol::{FileRef, ModelInfo, TransformEvent, TransformReply, TransformRequest};
+use witness_registry::{ImportOptions, Lease, Registry, WorkingDirectory};
+
+use crate::app::{App, VERSION};
+use crate::create::Lines;
+use crate::create::order::check_file_name;
+use crate::limits::FILES_MAX;
+use crate::models::library::{blocking, shutting_down};
+
+/// Room that files need beside their tensors: metadata, a tokenizer, alignment.
+const BESIDE_BYTES: u64 = 64 << 20;
+
+/// What a plugin made, still in its directory.
+pub(crate) struct Made {
+    /// Removed with everything in it when dropped.
+    pub(crate) directory: WorkingDirectory,
+    pub(crate) reply: TransformReply,
+    pub(crate) plugin: String,
+}
+
+/// Files that were moved into the store, and what keeps them there until a manifest names them.
+pub(crate) struct Stored {
+    pub(crate) files: Vec<FileRef>,
+    pub(crate) leases: Vec<Lease>,
+}
+
+/// Has a plugin make another form. `request` names everything but the directory.
+pub(crate) async fn run(
+    app: &Arc<App>,
+    mut request: TransformRequest,
+    info: &ModelInfo,
+    lines: &Lines,
+) -> Result<Made, Diagnostic> {
+    let (_, plan) = app.engine.plan_transform(&request, &info.architecture).await?;
+    for warning in &plan.warnings {
+        say(lines, Progress::status(format!("warning: {warning}"))).await;
+    }
+    let (registry, bytes) = (app.library.registry.clone(), plan.target_bytes);
+    let directory = blocking(move || {
+        let room = bytes.saturating_add(BESIDE_BYTES);
+        registry.working_directory(room).map_err(Diagnostic::from)
+    })
+    .await?;
+    request.directory = directory.path().to_owned();
+    let status = match (plan.from == plan.to, request.adapter.is_some()) {
+        (_, true) if request.form.is_model() => format!("merging into {} model as {}", plan.from, plan.to),
+        (true, _) => format!("converting {} model", plan.from),
+        (false, _) => format!("quantizing {} model to {}", plan.from, plan.to),
+    };
+    say(lines, Progress::status(status.clone())).await;
+    let purpose = format!("making another form of {}", request.model_name);
+    let mut job = app.engine.transform(&request, &info.architecture, &purpose).await?;
+    let plugin = job.plugin();
+    let mut total = plan.source_bytes;
+    loop {
+        let event = tokio::select! {
+            event = job.next() => event,
+            () = app.shutdown.cancelled() => return Err(shutting_down()),
+        };
+        let Some(event) = event else { break };
+        match serde_json::from_value::<TransformEvent>(event) {
+            Ok(TransformEvent::Start { total_bytes, .. }) => total = total_bytes,
+            Ok(TransformEvent::Progress { completed_bytes, .. }) => {
+                let line = Progress {
+                    status: status.clone(),
+                    total,
+                    completed: completed_bytes.min(total),
+                    ..Progress::default()
+                };
+                say(lines, line).await;
+            }
+            Ok(TransformEvent::Warning { message }) => {
+                say(lines, Progress::status(format!("warning: {message}"))).await;
+            }
+            // Reports of a newer plugin that this version does not know.
+            Err(_) => {}
+        }
+    }
+    let reply = job.finish().await?;
+    let reply: TransformReply = serde_json::from_value(reply).map_err(|error| no_files(&plugin, error.to_string()))?;
+    if reply.files.is_empty() || reply.files.len() > FILES_MAX {
+        return Err(no_files(&plugin, format!("it names {} files", reply.files.len())));
+    }
+    Ok(Made {
+        directory,
+        reply,
+        plugin,
+    })
+}
+
+impl Made {
+    /// Moves the files into the store. Blocking.
+    pub(crate) fn store(&self, registry: &Registry) -> Result<Stored, Diagnostic> {
+        let (mut files, mut leases) = (Vec::new(), Vec::new());
+        for name in &self.reply.files {
+            let path = inside(self.directory.path(), name).map_err(|cause| no_files(&self.plugin, cause))?;
+            let options = ImportOptions {
+                takes: true,
+                ..ImportOptions::default()
+            };
+            let blob = registry.import_file(&path, options)?;
+            files.push(FileRef {
+                name: name.clone(),
+                path: registry.blob_path(&blob.digest),
+                digest: blob.digest.as_str().to_owned(),
+                size: blob.size,
+            });
+            leases.push(blob.lease);
+        }
+        Ok(Stored { files, leases })
+    }
+
+    /// Says how it was made, for the model that is made of it.
+    pub(crate) fn account(&self, request: &TransformRequest) -> Map<String, Value> {
+        let digests = |files: &[FileRef]| -> Vec<String> { files.iter().map(|file| file.digest.clone()).collect() };
+        let mut account = Map::new();
+        account.insert("from".into(), json!(request.model_name));
+        account.insert("digests".into(), json!(digests(&request.model.files)));
+        if let Some(adapter) = &request.adapter {
+            let merged = json!({ "name": adapter.name, "digests": digests(&adapter.files) });
+            account.insert("merged".into(), merged);
+        }
+        account.insert("quantization".into(), json!(self.reply.quantization));
+        account.insert("bits_per_weight".into(), json!(self.reply.bits_per_weight));
+        let mut options = json!(request.options);
+        if let (Some(imatrix), Some(options)) = (&request.options.imatrix, options.as_object_mut()) {
+            // Where it lay is nobody's business later; what it was is.
+            options.insert(
+                "imatrix".into(),
+                json!({ "name": imatrix.name, "digest": imatrix.digest }),
+            );
+        }
+        account.insert("options".into(), options);
+        account.insert("plugin".into(), json!(self.plugin));
+        account.insert("plugin_version".into(), json!(self.reply.plugin_version));
+        account.insert("witness".into(), json!(VERSION));
+        account
+    }
+}
+
+async fn say(lines: &Lines, line: Progress) {
+    let _ = lines.send(line).await;
+}
+
+/// Returns the path of a file, if it leads nowhere else.
+fn inside(directory: &Path, name: &str) -> Result<std::path::PathBuf, String> {
+    check_file_name(name, name).map_err(|error| error.to_string())?;
+    let resolve = |path: &Path| path.canonicalize().map_err(|error| format!("`{name}`: {error}"));
+    let path = resolve(&directory.join(name))?;
+    match path.starts_with(resolve(directory)?) {
+        true => Ok(path),
+        false => Err(format!("`{name}` leads out of its directory")),
+    }
+}
+
+fn no_files(plugin: &str, cause: String) -> Diagnostic {
+    Diagnostic::new(
+        "witness::daemon::no_product",
+        Kind::Plugin,
+        format!("what plugin `{plugin}` says that it made cannot be taken over"),
+    )
+    .cause(cause)
+    .hint("report it to the plugin's author")
+}
