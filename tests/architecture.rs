@@ -50,7 +50,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("template", &["diagnostics"]),
     ("tokenizer", &["formats", "diagnostics"]),
     ("model", &["formats", "diagnostics"]),
-    ("training", &["formats", "diagnostics"]),
+    ("quantization", &["formats", "diagnostics"]),
+    // A frozen base is trained on as it lies in its file, so its blocks are decoded there.
+    ("training", &["quantization", "formats", "diagnostics"]),
     ("dataset", &["diagnostics"]),
     ("trackers", &["diagnostics"]),
     ("sampling", &[]),
@@ -68,6 +70,7 @@ const PLUGIN: &[&str] = &[
     "template",
     "sampling",
     "dataset",
+    "quantization",
     "training",
     "trackers",
     "recipe",
@@ -100,6 +103,7 @@ const UNSAFE: &[&str] = &[
     "plugin-host",
     "formats",
     "hostile",
+    "quantization",
     "training",
 ];
 

@@ -3,7 +3,6 @@
 //! A product reads such a matrix once a pass and decodes a part of it at a time, so the memory of a frozen base is that of its stored form. What a row decodes to
 //! is exact (bf16 and f16 are subsets of f32; blocks have one meaning), and so is every gradient that flows through it.
 
-mod blocks;
 mod gguf;
 
 use std::fmt::Debug;
@@ -13,7 +12,9 @@ use std::sync::Arc;
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
+use witness_formats::gguf::GgmlType;
 use witness_formats::{Dtype, TensorRef};
+use witness_quantization::{Decode, decoder};
 
 use crate::kernels::{TASK_ELEMENTS, rows_of_a_task, vectorised};
 use crate::nf4::Nf4Matrix;
@@ -134,21 +135,21 @@ impl Rows for Nf4Matrix {
 #[derive(Debug)]
 pub(crate) struct DenseRows {
     tensor: TensorRef,
-    is_bf16: bool,
+    decode: Decode,
     shape: [usize; 2],
 }
 
 impl DenseRows {
     /// Takes a matrix of bf16 or f16; nothing for any other tensor.
     pub(crate) fn of(tensor: &TensorRef) -> Option<Stored> {
-        let is_bf16 = match tensor.dtype() {
-            Dtype::BF16 => true,
-            Dtype::F16 => false,
+        let decode = match tensor.dtype() {
+            Dtype::BF16 => decoder(GgmlType::BF16)?,
+            Dtype::F16 => decoder(GgmlType::F16)?,
             _ => return None,
         };
         let shape: [usize; 2] = tensor.shape().try_into().ok()?;
         let tensor = tensor.clone();
-        Some(Arc::new(DenseRows { tensor, is_bf16, shape }))
+        Some(Arc::new(DenseRows { tensor, decode, shape }))
     }
 }
 
@@ -163,11 +164,7 @@ impl Rows for DenseRows {
 
     fn decode(&self, rows: Range<usize>, out: &mut [f32]) {
         let row_bytes = 2 * self.shape[1];
-        decode_dense(
-            self.is_bf16,
-            &self.tensor.bytes()[rows.start * row_bytes..rows.end * row_bytes],
-            out,
-        );
+        (self.decode)(&self.tensor.bytes()[rows.start * row_bytes..rows.end * row_bytes], out);
     }
 
     fn bytes(&self) -> usize {
@@ -176,31 +173,6 @@ impl Rows for DenseRows {
 
     fn as_bf16(&self) -> Option<&[u8]> {
         self.is_bf16.then(|| self.tensor.bytes())
-    }
-}
-
-/// Decodes little-endian bf16 or f16, which may lie at any address.
-fn decode_dense(is_bf16: bool, bytes: &[u8], out: &mut [f32]) {
-    let (pairs, _) = bytes.as_chunks::<2>();
-    assert_eq!(pairs.len(), out.len());
-    if is_bf16 {
-        vectorised(
-            #[inline(always)]
-            || {
-                for (out, pair) in out.iter_mut().zip(pairs) {
-                    *out = f32::from_bits(u32::from(u16::from_le_bytes(*pair)) << 16);
-                }
-            },
-        );
-    } else {
-        // The library converts eight at a time where the processor can.
-        let mut halves = [half::f16::ZERO; 256];
-        for (out, pairs) in out.chunks_mut(256).zip(pairs.chunks(256)) {
-            for (value, pair) in halves.iter_mut().zip(pairs) {
-                *value = half::f16::from_le_bytes(*pair);
-            }
-            halves[..pairs.len()].convert_to_f32_slice(out);
-        }
     }
 }
 

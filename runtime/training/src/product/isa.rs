@@ -66,6 +66,7 @@ impl Isa {
             ));
         };
         CURRENT.store(isa.0 as u8, Ordering::Relaxed);
+        isa.decoding().hold();
         Ok(*isa)
     }
 
@@ -95,6 +96,17 @@ impl Isa {
     pub fn name(self) -> &'static str {
         let found = LEVELS.iter().find(|(level, _)| *level == self.0);
         found.map_or("scalar", |(_, name)| name)
+    }
+
+    /// Returns what quantized blocks are decoded with beside this.
+    fn decoding(self) -> witness_quantization::Isa {
+        use witness_quantization::Isa as Decoding;
+        let name = match self.0 {
+            Level::Scalar => "scalar",
+            Level::Avx2 => "avx2",
+            Level::Avx512 | Level::Avx512Bf16 | Level::Amx => "avx512",
+        };
+        Decoding::named(name).unwrap_or_else(Decoding::detect)
     }
 
     pub(crate) fn level(self) -> Level {

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use witness_formats::gguf::rows::{RowOrder, stored_order};
 use witness_formats::gguf::{Gguf, TensorInfo, names};
 use witness_formats::hf::DecoderConfig;
+use witness_quantization::{Decode, decoder};
 
-use super::blocks::{Decode, decoder};
 use super::{Rows, Stored, decode_all};
 use crate::error::{Result, TrainingError};
 use crate::parameters::WeightSource;

@@ -1,4 +1,4 @@
-//! The quantized blocks of GGUF, decoded to f32.
+//! The quantized blocks of GGUF, decoded to f32, bit for bit as ggml decodes them.
 //!
 //! Letters are those of ggml's block structs, which are the source (`ggml-common.h`, `ggml-quants.c`): `d` scales a block, `m` or `dmin` shifts it, `qs` holds the
 //! low bits of the numbers, `qh` the high ones. All fields are little-endian and lie without gaps; sizes are proven by [`GgmlType`]'s table.
@@ -6,19 +6,40 @@
 //! Cost: below a nanosecond a number as vector code; a product of 1,024 tokens spends some 10 to 30 on it.
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 use witness_formats::gguf::GgmlType;
 
-use crate::kernels::vectorised;
+use crate::error::{QuantizationError, Result};
+use crate::isa::vectorised;
+use crate::nonlinear::VALUES;
 
 /// Decodes the blocks of one or more whole rows.
-pub(super) type Decode = fn(&[u8], &mut [f32]);
+///
+/// # Panics
+/// If the bytes are not exactly the blocks of as many numbers as are asked for.
+pub type Decode = fn(&[u8], &mut [f32]);
+
+/// Decodes the blocks of one or more whole rows, bit for bit as ggml does.
+pub fn decode(kind: GgmlType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
+    let decode = decoder(kind).ok_or(QuantizationError::Type { kind, act: "decoded" })?;
+    let needed = kind.row_bytes(out.len());
+    if needed != Some(bytes.len() as u64) {
+        return Err(QuantizationError::Bytes {
+            kind,
+            numbers: out.len(),
+            bytes: bytes.len(),
+        });
+    }
+    decode(bytes, out);
+    Ok(())
+}
 
 /// Returns how a type is decoded; nothing for one that is not read here.
-pub(super) fn decoder(kind: GgmlType) -> Option<Decode> {
+pub fn decoder(kind: GgmlType) -> Option<Decode> {
     Some(match kind {
         GgmlType::F32 => dense_f32,
-        GgmlType::F16 => |bytes, out| super::decode_dense(false, bytes, out),
-        GgmlType::BF16 => |bytes, out| super::decode_dense(true, bytes, out),
+        GgmlType::F16 => dense_f16,
+        GgmlType::BF16 => dense_bf16,
         GgmlType::Q4_0 => |bytes, out| each::<18, 32>(bytes, out, q4_0),
         GgmlType::Q4_1 => |bytes, out| each::<20, 32>(bytes, out, q4_1),
         GgmlType::Q5_0 => |bytes, out| each::<22, 32>(bytes, out, q5_0),
@@ -29,6 +50,8 @@ pub(super) fn decoder(kind: GgmlType) -> Option<Decode> {
         GgmlType::Q4_K => |bytes, out| each::<144, 256>(bytes, out, q4_k),
         GgmlType::Q5_K => |bytes, out| each::<176, 256>(bytes, out, q5_k),
         GgmlType::Q6_K => |bytes, out| each::<210, 256>(bytes, out, q6_k),
+        GgmlType::IQ4_NL => |bytes, out| each::<18, 32>(bytes, out, iq4_nl),
+        GgmlType::IQ4_XS => |bytes, out| each::<136, 256>(bytes, out, iq4_xs),
         _ => return None,
     })
 }
@@ -59,6 +82,33 @@ fn dense_f32(bytes: &[u8], out: &mut [f32]) {
     assert_eq!(words.len(), out.len());
     for (out, word) in out.iter_mut().zip(words) {
         *out = f32::from_le_bytes(*word);
+    }
+}
+
+/// Decodes little-endian bf16, which may lie at any address.
+fn dense_bf16(bytes: &[u8], out: &mut [f32]) {
+    let (pairs, _) = bytes.as_chunks::<2>();
+    assert_eq!(pairs.len(), out.len());
+    vectorised(
+        #[inline(always)]
+        || {
+            for (out, pair) in out.iter_mut().zip(pairs) {
+                *out = f32::from_bits(u32::from(u16::from_le_bytes(*pair)) << 16);
+            }
+        },
+    );
+}
+
+/// Decodes little-endian f16, which may lie at any address. The library converts eight at a time where the processor can.
+fn dense_f16(bytes: &[u8], out: &mut [f32]) {
+    let (pairs, _) = bytes.as_chunks::<2>();
+    assert_eq!(pairs.len(), out.len());
+    let mut halves = [f16::ZERO; 256];
+    for (out, pairs) in out.chunks_mut(256).zip(pairs.chunks(256)) {
+        for (value, pair) in halves.iter_mut().zip(pairs) {
+            *value = f16::from_le_bytes(*pair);
+        }
+        halves[..pairs.len()].convert_to_f32_slice(out);
     }
 }
 
@@ -220,6 +270,34 @@ fn q6_k(block: &[u8; 210], out: &mut [f32; 256]) {
         for ((out, low), high) in out[16 * group..][..16].iter_mut().zip(ql).zip(qh) {
             let q = low >> (4 * (pair / 2)) & 15 | (high >> (2 * pair) & 3) << 4;
             *out = scale * f32::from(q as i8 - 32);
+        }
+    }
+}
+
+/// `d`, `qs[16]`: places in the table of [`VALUES`].
+#[inline(always)]
+fn iq4_nl(block: &[u8; 18], out: &mut [f32; 32]) {
+    let d = half(block, 0);
+    for j in 0..16 {
+        let q = block[2 + j];
+        out[j] = d * VALUES[usize::from(q & 15)];
+        out[j + 16] = d * VALUES[usize::from(q >> 4)];
+    }
+}
+
+/// Eight groups of 32: `d`, `scales_h` (2 bits a group), `scales_l[4]` (4 bits a group), `qs[128]`.
+#[inline(always)]
+fn iq4_xs(block: &[u8; 136], out: &mut [f32; 256]) {
+    let d = half(block, 0);
+    let high = u16::from_le_bytes([block[2], block[3]]);
+    for group in 0..8 {
+        let low = block[4 + group / 2] >> (4 * (group % 2)) & 15;
+        let scale = i32::from(low) | i32::from(high >> (2 * group) & 3) << 4;
+        let scale = d * (scale - 32) as f32;
+        for j in 0..16 {
+            let q = block[8 + 16 * group + j];
+            out[32 * group + j] = scale * VALUES[usize::from(q & 15)];
+            out[32 * group + j + 16] = scale * VALUES[usize::from(q >> 4)];
         }
     }
 }

@@ -1,0 +1,271 @@
+//! The types whose numbers are only scaled and rounded: dense ones, Q8_0, and Q4_0 to Q5_1 without importance.
+//!
+//! Source: `quantize_row_q*_ref` of ggml-quants.c. Maxima do not depend on an order, so these run along a block; the first of equal extremes counts, since it
+//! decides a sign. Cost: bound by memory, or near it.
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
+use crate::isa::vectorised;
+
+/// Stores numbers as they are.
+pub(super) fn f32(rows: &[f32], out: &mut [u8]) {
+    let (words, _) = out.as_chunks_mut::<4>();
+    for (word, number) in words.iter_mut().zip(rows) {
+        *word = number.to_le_bytes();
+    }
+}
+
+/// Rounds to f16, ties to even. The library converts eight at a time where the processor can.
+pub(super) fn f16(rows: &[f32], out: &mut [u8]) {
+    let mut halves = [f16::ZERO; 256];
+    for (numbers, out) in rows.chunks(256).zip(out.chunks_mut(512)) {
+        let halves = &mut halves[..numbers.len()];
+        halves.convert_from_f32_slice(numbers);
+        for (pair, half) in out.as_chunks_mut::<2>().0.iter_mut().zip(halves) {
+            *pair = half.to_le_bytes();
+        }
+    }
+}
+
+/// Rounds to bf16, ties to even. Numbers are finite.
+pub(super) fn bf16(rows: &[f32], out: &mut [u8]) {
+    let (pairs, _) = out.as_chunks_mut::<2>();
+    vectorised(
+        #[inline(always)]
+        || {
+            for (pair, number) in pairs.iter_mut().zip(rows) {
+                let bits = number.to_bits();
+                let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1))) >> 16;
+                *pair = (rounded as u16).to_le_bytes();
+            }
+        },
+    );
+}
+
+pub(super) fn q8_0(rows: &[f32], out: &mut [u8]) {
+    each::<34>(rows, out, q8_0_block);
+}
+
+pub(super) fn q4_0(rows: &[f32], out: &mut [u8]) {
+    each::<18>(rows, out, q4_0_block);
+}
+
+pub(super) fn q4_1(rows: &[f32], out: &mut [u8]) {
+    each::<20>(rows, out, q4_1_block);
+}
+
+pub(super) fn q5_0(rows: &[f32], out: &mut [u8]) {
+    each::<22>(rows, out, q5_0_block);
+}
+
+pub(super) fn q5_1(rows: &[f32], out: &mut [u8]) {
+    each::<24>(rows, out, q5_1_block);
+}
+
+#[inline(always)]
+fn each<const B: usize>(rows: &[f32], out: &mut [u8], encode: impl Fn(&[f32; 32], &mut [u8; B])) {
+    let (numbers, _) = rows.as_chunks::<32>();
+    let (blocks, _) = out.as_chunks_mut::<B>();
+    vectorised(
+        #[inline(always)]
+        || {
+            for (numbers, block) in numbers.iter().zip(blocks) {
+                encode(numbers, block);
+            }
+        },
+    );
+}
+
+#[inline(always)]
+fn q8_0_block(x: &[f32; 32], block: &mut [u8; 34]) {
+    let d = size_of_largest(x) / 127.0;
+    let inverse = inverse(d);
+    put_half(block, 0, d);
+    for (byte, number) in block[2..].iter_mut().zip(x) {
+        *byte = half_away(number * inverse) as u8;
+    }
+}
+
+#[inline(always)]
+fn q4_0_block(x: &[f32; 32], block: &mut [u8; 18]) {
+    let d = largest(x) / -8.0;
+    let inverse = inverse(d);
+    put_half(block, 0, d);
+    for i in 0..16 {
+        let low = low_bits(x[i] * inverse + 8.5, 15);
+        let high = low_bits(x[i + 16] * inverse + 8.5, 15);
+        block[2 + i] = low | high << 4;
+    }
+}
+
+#[inline(always)]
+fn q4_1_block(x: &[f32; 32], block: &mut [u8; 20]) {
+    let (minimum, maximum) = extremes(x);
+    let d = (maximum - minimum) / 15.0;
+    let inverse = inverse(d);
+    put_half(block, 0, d);
+    put_half(block, 2, minimum);
+    for i in 0..16 {
+        let low = low_bits((x[i] - minimum) * inverse + 0.5, 15);
+        let high = low_bits((x[i + 16] - minimum) * inverse + 0.5, 15);
+        block[4 + i] = low | high << 4;
+    }
+}
+
+#[inline(always)]
+fn q5_0_block(x: &[f32; 32], block: &mut [u8; 22]) {
+    let d = largest(x) / -16.0;
+    let inverse = inverse(d);
+    put_half(block, 0, d);
+    let mut integers = [0; 32];
+    for (integer, number) in integers.iter_mut().zip(x) {
+        *integer = low_bits(number * inverse + 16.5, 31);
+    }
+    five_bits(&integers, &mut block[2..]);
+}
+
+#[inline(always)]
+fn q5_1_block(x: &[f32; 32], block: &mut [u8; 24]) {
+    let (minimum, maximum) = extremes(x);
+    let d = (maximum - minimum) / 31.0;
+    let inverse = inverse(d);
+    put_half(block, 0, d);
+    put_half(block, 2, minimum);
+    let mut integers = [0; 32];
+    for (integer, number) in integers.iter_mut().zip(x) {
+        // Unlike its like, the reference does not hold this one to 31.
+        *integer = low_bits((number - minimum) * inverse + 0.5, 255);
+    }
+    five_bits(&integers, &mut block[4..]);
+}
+
+/// Packs the fifth bits, then the nibbles.
+#[inline(always)]
+fn five_bits(integers: &[u8; 32], bytes: &mut [u8]) {
+    let mut fifth = 0u32;
+    for (place, integer) in integers.iter().enumerate() {
+        fifth |= u32::from(integer >> 4 & 1) << place;
+    }
+    bytes[..4].copy_from_slice(&fifth.to_le_bytes());
+    for i in 0..16 {
+        bytes[4 + i] = integers[i] & 15 | integers[i + 16] << 4;
+    }
+}
+
+/// Returns the largest size of the numbers of a block. Bits of sizes are in the order of sizes.
+#[inline(always)]
+fn size_of_largest(x: &[f32; 32]) -> f32 {
+    let mut size = 0;
+    for number in x {
+        size = size.max(number.to_bits() & 0x7fff_ffff);
+    }
+    f32::from_bits(size)
+}
+
+/// Returns the first number of the largest size; 0 if all are zeros.
+#[inline(always)]
+fn largest(x: &[f32; 32]) -> f32 {
+    let size = size_of_largest(x);
+    let first = first_that(x, |number| number.abs() == size);
+    if size == 0.0 { 0.0 } else { x[first] }
+}
+
+/// Returns the first of the smallest numbers and the first of the largest.
+#[inline(always)]
+fn extremes(x: &[f32; 32]) -> (f32, f32) {
+    let (mut minimum, mut maximum) = (x[0], x[0]);
+    for number in x {
+        minimum = if *number < minimum { *number } else { minimum };
+        maximum = if *number > maximum { *number } else { maximum };
+    }
+    let (lowest, highest) = (minimum, maximum);
+    let minimum = x[first_that(x, |number| number == lowest)];
+    let maximum = x[first_that(x, |number| number == highest)];
+    (minimum, maximum)
+}
+
+/// Returns the first place of a number that is wanted, of which there is one.
+#[inline(always)]
+fn first_that(x: &[f32; 32], is_wanted: impl Fn(f32) -> bool) -> usize {
+    let mut wanted = 0u32;
+    for (place, number) in x.iter().enumerate() {
+        wanted |= u32::from(is_wanted(*number)) << place;
+    }
+    (wanted.trailing_zeros() & 31) as usize
+}
+
+#[inline(always)]
+fn inverse(d: f32) -> f32 {
+    if d == 0.0 { 0.0 } else { 1.0 / d }
+}
+
+#[inline(always)]
+fn put_half(block: &mut [u8], at: usize, number: f32) {
+    block[at..at + 2].copy_from_slice(&f16::from_f32_const(number).to_le_bytes());
+}
+
+/// Cuts off the fraction as x86 does: what no i32 can hold, and what is not a number, becomes the least of them. Blocks of the smallest denormals get there.
+#[inline(always)]
+fn truncated(number: f32) -> i32 {
+    // 2^31 and beyond saturate to the greatest, which no f32 below it truncates to.
+    let integer = number as i32;
+    if number.is_nan() | (integer == i32::MAX) {
+        i32::MIN
+    } else {
+        integer
+    }
+}
+
+/// Returns the low 8 bits of a truncated number, as an `int8_t` held to `highest`.
+#[inline(always)]
+fn low_bits(number: f32, highest: u8) -> u8 {
+    (truncated(number) as u8 as i8).min(highest.min(127) as i8) as u8
+}
+
+/// Rounds to the nearest integer, halves away from zero, as `roundf` does.
+#[inline(always)]
+fn half_away(number: f32) -> i32 {
+    // The largest number below a half: adding it carries every half over, and nothing below.
+    const BELOW_HALF: f32 = 0.499_999_97;
+    truncated(number + BELOW_HALF.copysign(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Every number that Q8_0 rounds lies within 128; the sum could only differ from `roundf` around halves, which are all here.
+    #[test]
+    fn rounding_is_that_of_the_standard_library() {
+        let mut number = 0.0f32;
+        while number < 130.0 {
+            for signed in [number, -number] {
+                assert_eq!(half_away(signed), signed.round() as i32, "{signed}");
+            }
+            number = f32::from_bits(number.to_bits() + if number < 0.4 { 65_537 } else { 97 });
+        }
+        for half in 0..130 {
+            let half = half as f32 + 0.5;
+            for near in [
+                half.next_down(),
+                half,
+                half.next_up(),
+                -half,
+                -half.next_down(),
+                -half.next_up(),
+            ] {
+                assert_eq!(half_away(near), near.round() as i32, "{near}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_no_integer_holds_becomes_the_least_one() {
+        for number in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 3e9, -3e9, 2_147_483_648.0] {
+            assert_eq!(truncated(number), i32::MIN, "{number}");
+        }
+        assert_eq!(truncated(2_147_483_520.0), 2_147_483_520);
+        assert_eq!(truncated(-1.9), -1);
+    }
+}

@@ -1,0 +1,29 @@
+//! The blocks of GGUF's quantized types, byte for byte as ggml writes and reads them, and the choice of a type for each tensor of a model.
+//!
+//! What: [`encode`] and [`decode`] for the types of [`ENCODED`]. What not: no file, no thread, no clock. A caller brings whole rows and spreads them over
+//! threads as it likes; the bytes do not depend on how, nor on the instructions that are used ([`Isa`]).
+//!
+//! ```
+//! use witness_formats::gguf::GgmlType;
+//! # fn main() -> Result<(), witness_quantization::QuantizationError> {
+//! let row: Vec<f32> = (0..256).map(|i| (i as f32 * 0.1).sin()).collect();
+//! let mut block = [0; 144];
+//! witness_quantization::encode(GgmlType::Q4_K, &row, 256, None, &mut block)?;
+//! let mut again = [0.0; 256];
+//! witness_quantization::decode(GgmlType::Q4_K, &block, &mut again)?;
+//! assert!((row[3] - again[3]).abs() < 0.1);
+//! # Ok(())
+//! # }
+//! ```
+
+mod decode;
+mod encode;
+mod error;
+mod isa;
+mod lanes;
+mod nonlinear;
+
+pub use decode::{Decode, decode, decoder};
+pub use encode::{ENCODED, encode};
+pub use error::{QuantizationError, Result};
+pub use isa::Isa;
