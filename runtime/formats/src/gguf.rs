@@ -22,6 +22,7 @@ mod writer;
 
 pub use crate::body::Body;
 pub use array::Array;
+pub use file_type::name as file_type_name;
 pub use metadata::Metadata;
 pub use reader::{Gguf, TensorInfo};
 pub use types::GgmlType;

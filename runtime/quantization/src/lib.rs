@@ -1,6 +1,7 @@
 //! The blocks of GGUF's quantized types, byte for byte as ggml writes and reads them, and the choice of a type for each tensor of a model.
 //!
-//! What: [`encode`] and [`decode`] for the types of [`ENCODED`]. What not: no file, no thread, no clock. A caller brings whole rows and spreads them over
+//! What: [`encode`] and [`decode`] for the types of [`ENCODED`]; [`plan`], which gives each tensor the type that llama-quantize would give it for the name of a
+//! [`Mixture`]. What not: no file, no thread, no clock. A caller brings whole rows and spreads them over
 //! threads as it likes; the bytes do not depend on how, nor on the instructions that are used ([`Isa`]).
 //!
 //! ```
@@ -21,9 +22,13 @@ mod encode;
 mod error;
 mod isa;
 mod lanes;
+mod mixture;
 mod nonlinear;
+mod plan;
 
 pub use decode::{Decode, decode, decoder};
 pub use encode::{ENCODED, encode};
 pub use error::{QuantizationError, Result};
 pub use isa::Isa;
+pub use mixture::{Mixture, parse_type};
+pub use plan::{Choice, ModelFacts, Override, Plan, PlanOptions, Tensor, plan};

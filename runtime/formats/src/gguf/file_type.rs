@@ -3,7 +3,7 @@
 //! Source: the `llama_ftype` numbers of llama.cpp, spelled as Ollama prints them.
 
 /// Returns the name for the number in `general.file_type`.
-pub(super) fn name(id: u64) -> Option<&'static str> {
+pub fn name(id: u64) -> Option<&'static str> {
     Some(match id {
         0 => "F32",
         1 => "F16",

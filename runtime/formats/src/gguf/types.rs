@@ -112,6 +112,12 @@ impl GgmlType {
             .map_or(GgmlType::Unknown(id), |row| row.kind)
     }
 
+    /// Returns the type of a name, in any case; nothing for a name that ggml does not have.
+    pub fn from_name(name: &str) -> Option<GgmlType> {
+        let row = TABLE.iter().find(|row| row.name.eq_ignore_ascii_case(name));
+        row.map(|row| row.kind)
+    }
+
     /// Returns every type this program knows the layout of.
     pub fn all() -> impl Iterator<Item = GgmlType> {
         TABLE.iter().map(|row| row.kind)
@@ -186,9 +192,11 @@ mod tests {
         for kind in GgmlType::all() {
             assert_eq!(GgmlType::from_id(kind.id()), kind);
             assert_eq!(format!("{kind:?}"), kind.name());
+            assert_eq!(GgmlType::from_name(&kind.name().to_lowercase()), Some(kind));
         }
         assert_eq!(GgmlType::from_id(99), GgmlType::Unknown(99));
         assert_eq!(GgmlType::Unknown(99).name(), "unknown type 99");
+        assert_eq!(GgmlType::from_name("Q4_K_M"), None);
         assert_eq!(GgmlType::Unknown(99).row_bytes(32), None);
         assert_eq!(GgmlType::Q4_K.row_bytes(512), Some(288));
         assert_eq!(GgmlType::Q4_K.row_bytes(100), None);
