@@ -14,6 +14,10 @@ use witness_formats::gguf::GgmlType;
 
 use crate::error::{QuantizationError, Result};
 use crate::isa::vectorised;
+use crate::lanes::LANES_MAX;
+
+/// How many numbers are encoded at a time, at least: 256 KiB.
+const STRETCH: usize = 65_536;
 
 /// The types that [`encode`] writes.
 pub const ENCODED: [GgmlType; 15] = [
@@ -51,9 +55,33 @@ pub fn encode(
     out: &mut [u8],
 ) -> Result<()> {
     check(kind, rows, n_columns, importance, out)?;
-    if rows.is_empty() {
-        return Ok(());
+    // Some rows at a time, so that looking for infinities before and after reads what is still in the cache.
+    let n_rows = STRETCH.div_ceil(n_columns).next_multiple_of(LANES_MAX);
+    let row_bytes = out.len() / (rows.len() / n_columns).max(1);
+    let stretches = rows
+        .chunks(n_rows * n_columns)
+        .zip(out.chunks_mut((n_rows * row_bytes).max(1)));
+    for (stretch, (rows, out)) in stretches.enumerate() {
+        let start = stretch * n_rows * n_columns;
+        finite("number", rows, start)?;
+        encode_rows(kind, rows, n_columns, importance, out)?;
+        if let Some(place) = first_too_large(kind, out) {
+            return Err(QuantizationError::TooLarge {
+                kind,
+                index: start + place,
+            });
+        }
     }
+    Ok(())
+}
+
+fn encode_rows(
+    kind: GgmlType,
+    rows: &[f32],
+    n_columns: usize,
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) -> Result<()> {
     match (kind, importance) {
         (GgmlType::F32, _) => rounded::f32(rows, out),
         (GgmlType::F16, _) => rounded::f16(rows, out),
@@ -76,10 +104,7 @@ pub fn encode(
         (GgmlType::Q6_K, _) => batch::encode::<k::Q6K, 256, 210>(rows, n_columns, importance, out),
         _ => return Err(QuantizationError::Type { kind, act: "encoded" }),
     }
-    match first_too_large(kind, out) {
-        None => Ok(()),
-        Some(index) => Err(QuantizationError::TooLarge { kind, index }),
-    }
+    Ok(())
 }
 
 fn check(kind: GgmlType, rows: &[f32], n_columns: usize, importance: Option<&[f32]>, out: &[u8]) -> Result<()> {
@@ -101,12 +126,13 @@ fn check(kind: GgmlType, rows: &[f32], n_columns: usize, importance: Option<&[f3
             let found = importance.len();
             return Err(QuantizationError::Importance { found, n_columns });
         }
-        finite("importance", importance)?;
+        finite("importance", importance, 0)?;
     }
-    finite("number", rows)
+    Ok(())
 }
 
-fn finite(what: &'static str, numbers: &[f32]) -> Result<()> {
+/// Refuses infinities and what is not a number, named by their place from `start` on.
+fn finite(what: &'static str, numbers: &[f32], start: usize) -> Result<()> {
     for (chunk, numbers) in numbers.chunks(4_096).enumerate() {
         // The exponent of all ones is that of infinities and of what is not a number.
         let largest = vectorised(
@@ -120,7 +146,7 @@ fn finite(what: &'static str, numbers: &[f32]) -> Result<()> {
             continue;
         }
         if let Some(place) = numbers.iter().position(|number| !number.is_finite()) {
-            let (index, value) = (4_096 * chunk + place, numbers[place]);
+            let (index, value) = (start + 4_096 * chunk + place, numbers[place]);
             return Err(QuantizationError::NotFinite { what, index, value });
         }
     }
@@ -130,7 +156,8 @@ fn finite(what: &'static str, numbers: &[f32]) -> Result<()> {
 /// Returns the place of the first number of the first block that holds an infinity.
 fn first_too_large(kind: GgmlType, out: &[u8]) -> Option<usize> {
     let halves: &[usize] = match kind {
-        GgmlType::F16 | GgmlType::BF16 => &[0],
+        GgmlType::F16 => return first_infinite(out, 0x7c00),
+        GgmlType::BF16 => return first_infinite(out, 0x7f80),
         GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 | GgmlType::IQ4_NL | GgmlType::IQ4_XS => &[0],
         GgmlType::Q4_1 | GgmlType::Q5_1 | GgmlType::Q4_K | GgmlType::Q5_K => &[0, 2],
         GgmlType::Q2_K => &[80, 82],
@@ -138,13 +165,26 @@ fn first_too_large(kind: GgmlType, out: &[u8]) -> Option<usize> {
         GgmlType::Q6_K => &[208],
         _ => return None,
     };
-    let exponent = if kind == GgmlType::BF16 { 0x7f80 } else { 0x7c00 };
     let (bytes, numbers) = (kind.block_bytes()?, kind.block_elements()?);
     let is_too_large = |block: &[u8]| {
         halves
             .iter()
-            .any(|at| u16::from_le_bytes([block[*at], block[at + 1]]) & exponent == exponent)
+            .any(|at| u16::from_le_bytes([block[*at], block[at + 1]]) & 0x7c00 == 0x7c00)
     };
     let block = out.chunks_exact(bytes).position(is_too_large)?;
     Some(block * numbers)
+}
+
+/// Returns the place of the first number of 16 bits that is infinite, given the bits of the least such.
+fn first_infinite(out: &[u8], infinity: u16) -> Option<usize> {
+    let (pairs, _) = out.as_chunks::<2>();
+    let size = |pair: &[u8; 2]| u16::from_le_bytes(*pair) & 0x7fff;
+    let largest = vectorised(
+        #[inline(always)]
+        || pairs.iter().map(size).fold(0, u16::max),
+    );
+    if largest < infinity {
+        return None;
+    }
+    pairs.iter().position(|pair| size(pair) >= infinity)
 }

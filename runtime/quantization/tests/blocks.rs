@@ -233,6 +233,24 @@ fn what_cannot_be_encoded_is_named() {
     x[300] = 1e9;
     let large = encode(kind, &x, 256, None, &mut out).unwrap_err();
     assert_eq!(large, QuantizationError::TooLarge { kind, index: 256 });
+    // Far behind, where it is another stretch of rows that is looked at.
+    let mut long = vec![0.5f32; 300_000 / 256 * 256];
+    long[290_007] = f32::NAN;
+    let mut long_out = vec![0; kind.row_bytes(long.len()).unwrap() as usize];
+    let error = encode(kind, &long, 256, None, &mut long_out).unwrap_err();
+    assert!(
+        matches!(error, QuantizationError::NotFinite { index: 290_007, .. }),
+        "{error}"
+    );
+    long[290_007] = -1e9;
+    let error = encode(kind, &long, 256, None, &mut long_out).unwrap_err();
+    assert_eq!(
+        error,
+        QuantizationError::TooLarge {
+            kind,
+            index: 290_007 / 256 * 256
+        }
+    );
     let numbers = decode(kind, &out, &mut x[..256]).unwrap_err();
     assert_eq!(
         numbers,
@@ -242,6 +260,40 @@ fn what_cannot_be_encoded_is_named() {
             bytes: 288
         }
     );
+}
+
+// A scale that overflows f32 itself makes what is no number of the rest of its block: refused as any other, with every instruction set.
+#[test]
+fn the_largest_numbers_are_refused_and_not_miscounted() {
+    let mut x = vec![0.25f32; 512];
+    (x[260], x[261]) = (f32::MAX, f32::MIN);
+    for kind in ENCODED {
+        let first = match kind.block_elements() {
+            Some(1) => 260,
+            _ => 256,
+        };
+        for importance in [None, Some(vec![1.0; 256])] {
+            with_each_isa(|isa| {
+                let mut out = vec![0; kind.row_bytes(x.len()).unwrap() as usize];
+                let encoded = encode(kind, &x, 256, importance.as_deref(), &mut out);
+                let what = format!("{kind:?} {} {}", importance.is_some(), isa.name());
+                match kind {
+                    GgmlType::F32 => assert_eq!(encoded, Ok(()), "{what}"),
+                    // Sums of squares overflow, so that no candidate is taken and the scale becomes 0.
+                    _ if encoded.is_ok() => {
+                        let mut numbers = vec![0.0; x.len()];
+                        decode(kind, &out, &mut numbers).unwrap();
+                        assert!(numbers.iter().all(|number| number.is_finite()), "{what}");
+                    }
+                    _ => assert_eq!(
+                        encoded,
+                        Err(QuantizationError::TooLarge { kind, index: first }),
+                        "{what}"
+                    ),
+                }
+            });
+        }
+    }
 }
 
 #[test]

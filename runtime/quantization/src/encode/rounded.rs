@@ -1,12 +1,16 @@
 //! The types whose numbers are only scaled and rounded: dense ones, Q8_0, and Q4_0 to Q5_1 without importance.
 //!
 //! Source: `quantize_row_q*_ref` of ggml-quants.c. Maxima do not depend on an order, so these run along a block; the first of equal extremes counts, since it
-//! decides a sign. Cost: bound by memory, or near it.
+//! decides a sign. Cost: some cycles a block of 32 and two passes over it in registers, so near to what memory gives.
+#![expect(unsafe_code, reason = "conversions to integers of numbers that are seen to be small")]
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use crate::isa::vectorised;
+
+/// The largest number below a half.
+const BELOW_HALF: f32 = 0.499_999_97;
 
 /// Stores numbers as they are.
 pub(super) fn f32(rows: &[f32], out: &mut [u8]) {
@@ -80,64 +84,88 @@ fn each<const B: usize>(rows: &[f32], out: &mut [u8], encode: impl Fn(&[f32; 32]
 #[inline(always)]
 fn q8_0_block(x: &[f32; 32], block: &mut [u8; 34]) {
     let d = size_of_largest(x) / 127.0;
-    let inverse = inverse(d);
     put_half(block, 0, d);
-    for (byte, number) in block[2..].iter_mut().zip(x) {
-        *byte = half_away(number * inverse) as u8;
+    let integers = integers(x, d, |number, inverse| {
+        // The largest number below a half: adding it carries every half over, and nothing below. So halves go away from zero, as with `roundf`.
+        let scaled = number * inverse;
+        scaled + BELOW_HALF.copysign(scaled)
+    });
+    for (byte, integer) in block[2..].iter_mut().zip(&integers) {
+        *byte = *integer as u8;
     }
 }
 
 #[inline(always)]
 fn q4_0_block(x: &[f32; 32], block: &mut [u8; 18]) {
     let d = largest(x) / -8.0;
-    let inverse = inverse(d);
     put_half(block, 0, d);
-    for i in 0..16 {
-        let low = low_bits(x[i] * inverse + 8.5, 15);
-        let high = low_bits(x[i + 16] * inverse + 8.5, 15);
-        block[2 + i] = low | high << 4;
-    }
+    let integers = integers(x, d, |number, inverse| number * inverse + 8.5);
+    nibbles(&limited(&integers, 15), &mut block[2..]);
 }
 
 #[inline(always)]
 fn q4_1_block(x: &[f32; 32], block: &mut [u8; 20]) {
     let (minimum, maximum) = extremes(x);
     let d = (maximum - minimum) / 15.0;
-    let inverse = inverse(d);
     put_half(block, 0, d);
     put_half(block, 2, minimum);
-    for i in 0..16 {
-        let low = low_bits((x[i] - minimum) * inverse + 0.5, 15);
-        let high = low_bits((x[i + 16] - minimum) * inverse + 0.5, 15);
-        block[4 + i] = low | high << 4;
-    }
+    let integers = integers(x, d, |number, inverse| (number - minimum) * inverse + 0.5);
+    nibbles(&limited(&integers, 15), &mut block[4..]);
 }
 
 #[inline(always)]
 fn q5_0_block(x: &[f32; 32], block: &mut [u8; 22]) {
     let d = largest(x) / -16.0;
-    let inverse = inverse(d);
     put_half(block, 0, d);
-    let mut integers = [0; 32];
-    for (integer, number) in integers.iter_mut().zip(x) {
-        *integer = low_bits(number * inverse + 16.5, 31);
-    }
-    five_bits(&integers, &mut block[2..]);
+    let integers = integers(x, d, |number, inverse| number * inverse + 16.5);
+    five_bits(&limited(&integers, 31), &mut block[2..]);
 }
 
 #[inline(always)]
 fn q5_1_block(x: &[f32; 32], block: &mut [u8; 24]) {
     let (minimum, maximum) = extremes(x);
     let d = (maximum - minimum) / 31.0;
-    let inverse = inverse(d);
     put_half(block, 0, d);
     put_half(block, 2, minimum);
+    let integers = integers(x, d, |number, inverse| (number - minimum) * inverse + 0.5);
+    // Unlike its like, the reference does not hold this one to 31.
+    five_bits(&limited(&integers, 127), &mut block[4..]);
+}
+
+/// Scales the numbers of a block by the inverse of its scale, and cuts off the fractions.
+#[inline(always)]
+fn integers(x: &[f32; 32], d: f32, scaled: impl Fn(f32, f32) -> f32) -> [i32; 32] {
+    let inverse = inverse(d);
     let mut integers = [0; 32];
-    for (integer, number) in integers.iter_mut().zip(x) {
-        // Unlike its like, the reference does not hold this one to 31.
-        *integer = low_bits((number - minimum) * inverse + 0.5, 255);
+    if d.is_finite() && inverse.is_finite() {
+        for (integer, number) in integers.iter_mut().zip(x) {
+            // SAFETY: where the inverse of a scale is finite too, the scale is 2^-128 at least and so known to 21 bits, and its inverse as well; what is scaled
+            // is some 127 times the scale at most, so no infinity either, and becomes 128 at most.
+            *integer = unsafe { scaled(*number, inverse).to_int_unchecked() };
+        }
+    } else {
+        for (integer, number) in integers.iter_mut().zip(x) {
+            *integer = truncated(scaled(*number, inverse));
+        }
     }
-    five_bits(&integers, &mut block[4..]);
+    integers
+}
+
+/// Keeps the low 8 bits of integers, as an `int8_t`, and holds them to `highest`.
+#[inline(always)]
+fn limited(integers: &[i32; 32], highest: i8) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    for (byte, integer) in bytes.iter_mut().zip(integers) {
+        *byte = (*integer as i8).min(highest) as u8;
+    }
+    bytes
+}
+
+#[inline(always)]
+fn nibbles(integers: &[u8; 32], bytes: &mut [u8]) {
+    for i in 0..16 {
+        bytes[i] = integers[i] & 15 | integers[i + 16] << 4;
+    }
 }
 
 /// Packs the fifth bits, then the nibbles.
@@ -148,9 +176,7 @@ fn five_bits(integers: &[u8; 32], bytes: &mut [u8]) {
         fifth |= u32::from(integer >> 4 & 1) << place;
     }
     bytes[..4].copy_from_slice(&fifth.to_le_bytes());
-    for i in 0..16 {
-        bytes[4 + i] = integers[i] & 15 | integers[i + 16] << 4;
-    }
+    nibbles(integers, &mut bytes[4..]);
 }
 
 /// Returns the largest size of the numbers of a block. Bits of sizes are in the order of sizes.
@@ -163,36 +189,48 @@ fn size_of_largest(x: &[f32; 32]) -> f32 {
     f32::from_bits(size)
 }
 
-/// Returns the first number of the largest size; 0 if all are zeros.
+/// Returns the least and the greatest number of a block, where -0 is below 0. Integers are compared, for no order of those makes a difference.
+#[inline(always)]
+fn ends(x: &[f32; 32]) -> (f32, f32) {
+    // Negative numbers have their order turned around by flipping all bits but the sign; doing so again gives them back.
+    let flip = |bits: i32| bits ^ (bits >> 31 & 0x7fff_ffff);
+    let (mut least, mut greatest) = (i32::MAX, i32::MIN);
+    for number in x {
+        let order = flip(number.to_bits() as i32);
+        least = least.min(order);
+        greatest = greatest.max(order);
+    }
+    (
+        f32::from_bits(flip(least) as u32),
+        f32::from_bits(flip(greatest) as u32),
+    )
+}
+
+/// Returns the first number of the largest size.
 #[inline(always)]
 fn largest(x: &[f32; 32]) -> f32 {
-    let size = size_of_largest(x);
-    let first = first_that(x, |number| number.abs() == size);
-    if size == 0.0 { 0.0 } else { x[first] }
+    let (least, greatest) = ends(x);
+    if greatest > -least {
+        greatest
+    } else if greatest < -least {
+        least
+    } else {
+        // Both signs have it, or all are zeros, whose sign counts for nothing.
+        let first = x.iter().find(|number| number.abs() == greatest.abs());
+        first.map_or(0.0, |number| if *number == 0.0 { 0.0 } else { *number })
+    }
 }
 
 /// Returns the first of the smallest numbers and the first of the largest.
 #[inline(always)]
 fn extremes(x: &[f32; 32]) -> (f32, f32) {
-    let (mut minimum, mut maximum) = (x[0], x[0]);
-    for number in x {
-        minimum = if *number < minimum { *number } else { minimum };
-        maximum = if *number > maximum { *number } else { maximum };
+    let (least, greatest) = ends(x);
+    if least != 0.0 {
+        // The sign of a greatest zero counts for nothing: something that is not zero is taken from it.
+        return (least, greatest);
     }
-    let (lowest, highest) = (minimum, maximum);
-    let minimum = x[first_that(x, |number| number == lowest)];
-    let maximum = x[first_that(x, |number| number == highest)];
-    (minimum, maximum)
-}
-
-/// Returns the first place of a number that is wanted, of which there is one.
-#[inline(always)]
-fn first_that(x: &[f32; 32], is_wanted: impl Fn(f32) -> bool) -> usize {
-    let mut wanted = 0u32;
-    for (place, number) in x.iter().enumerate() {
-        wanted |= u32::from(is_wanted(*number)) << place;
-    }
-    (wanted.trailing_zeros() & 31) as usize
+    let first = |end: f32| x.iter().copied().find(|number| *number == end).unwrap_or(end);
+    (first(least), first(greatest))
 }
 
 #[inline(always)]
@@ -217,23 +255,13 @@ fn truncated(number: f32) -> i32 {
     }
 }
 
-/// Returns the low 8 bits of a truncated number, as an `int8_t` held to `highest`.
-#[inline(always)]
-fn low_bits(number: f32, highest: u8) -> u8 {
-    (truncated(number) as u8 as i8).min(highest.min(127) as i8) as u8
-}
-
-/// Rounds to the nearest integer, halves away from zero, as `roundf` does.
-#[inline(always)]
-fn half_away(number: f32) -> i32 {
-    // The largest number below a half: adding it carries every half over, and nothing below.
-    const BELOW_HALF: f32 = 0.499_999_97;
-    truncated(number + BELOW_HALF.copysign(number))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn half_away(number: f32) -> i32 {
+        truncated(number + BELOW_HALF.copysign(number))
+    }
 
     // Every number that Q8_0 rounds lies within 128; the sum could only differ from `roundf` around halves, which are all here.
     #[test]
