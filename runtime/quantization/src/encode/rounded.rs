@@ -210,15 +210,14 @@ fn ends(x: &[f32; 32]) -> (f32, f32) {
 #[inline(always)]
 fn largest(x: &[f32; 32]) -> f32 {
     let (least, greatest) = ends(x);
-    if greatest > -least {
-        greatest
-    } else if greatest < -least {
-        least
-    } else {
+    if greatest == -least {
         // Both signs have it, or all are zeros, whose sign counts for nothing.
         let first = x.iter().find(|number| number.abs() == greatest.abs());
-        first.map_or(0.0, |number| if *number == 0.0 { 0.0 } else { *number })
+        return first.map_or(0.0, |number| if *number == 0.0 { 0.0 } else { *number });
     }
+    // Which of them it is cannot be foretold, so there is no branch.
+    let mask = u32::from(greatest > -least).wrapping_neg();
+    f32::from_bits(greatest.to_bits() & mask | least.to_bits() & !mask)
 }
 
 /// Returns the first of the smallest numbers and the first of the largest.
