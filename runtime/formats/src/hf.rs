@@ -14,6 +14,7 @@ mod tokenizer;
 pub use config::{Family, HfConfig};
 pub use decoder::DecoderConfig;
 pub use generation::GenerationConfig;
+pub use json::Fields;
 pub use rope::{Rope, RopeScaling};
 pub use tokenizer::TokenizerConfig;
 

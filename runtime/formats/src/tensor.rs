@@ -40,6 +40,19 @@ impl TensorRef {
         })
     }
 
+    /// Builds a tensor in memory from its little-endian elements.
+    pub fn from_bytes(dtype: Dtype, shape: &[usize], bytes: Vec<u8>) -> Result<TensorRef> {
+        let length = bytes.len();
+        TensorRef::owned(dtype, shape, bytes).ok_or_else(|| {
+            FormatError::malformed(
+                "tensor in memory",
+                "its shape",
+                format!("the bytes of {} {shape:?}", dtype.name()),
+                format!("{length} bytes"),
+            )
+        })
+    }
+
     /// Builds an F32 tensor in memory from row-major values.
     pub fn from_f32(shape: &[usize], values: &[f32]) -> Result<TensorRef> {
         let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();

@@ -1,30 +1,60 @@
 //! The two names of one tensor: llama.cpp's and Hugging Face's.
 //!
-//! Covers the architectures that the decoder graph serves: `llama` (also Mistral, which has no name of its own in GGUF) and `qwen2`.
+//! Covers `llama` (also Mistral, which has no name of its own in GGUF), `qwen2`, `qwen3`, `gemma2`, `gemma3` and `phi3`.
 //! Source: the tensor name tables of llama.cpp's converter and the module trees of transformers.
 
-/// Architectures whose tensors are named here.
-const ARCHITECTURES: [&str; 2] = ["llama", "qwen2"];
+/// Two names of one module, llama.cpp's first.
+type Pair = (&'static str, &'static str);
 
 /// Modules outside the layers.
-const OUTER: [(&str, &str); 3] = [
+const OUTER: &[Pair] = &[
     ("token_embd", "model.embed_tokens"),
     ("output_norm", "model.norm"),
     ("output", "lm_head"),
 ];
 
-/// Modules of a layer, below `blk.N.` and `model.layers.N.`.
-const INNER: [(&str, &str); 9] = [
+// Modules of a layer, below `blk.N.` and `model.layers.N.`.
+const ATTENTION: &[Pair] = &[
     ("attn_norm", "input_layernorm"),
     ("attn_q", "self_attn.q_proj"),
     ("attn_k", "self_attn.k_proj"),
     ("attn_v", "self_attn.v_proj"),
     ("attn_output", "self_attn.o_proj"),
-    ("ffn_norm", "post_attention_layernorm"),
+];
+const FEED_FORWARD: &[Pair] = &[
     ("ffn_gate", "mlp.gate_proj"),
     ("ffn_up", "mlp.up_proj"),
     ("ffn_down", "mlp.down_proj"),
 ];
+const NORM_AFTER_ATTENTION: &[Pair] = &[("ffn_norm", "post_attention_layernorm")];
+/// Qwen3 and Gemma 3 also normalise each head of q and k.
+const HEAD_NORMS: &[Pair] = &[("attn_q_norm", "self_attn.q_norm"), ("attn_k_norm", "self_attn.k_norm")];
+/// Gemma normalises before and after each block, so that `post_attention_layernorm` is another thing than in Llama.
+const NORMS_AROUND: &[Pair] = &[
+    ("post_attention_norm", "post_attention_layernorm"),
+    ("ffn_norm", "pre_feedforward_layernorm"),
+    ("post_ffw_norm", "post_feedforward_layernorm"),
+];
+/// Phi-3 keeps q, k and v in one matrix, and gate and up in another; so does llama.cpp.
+const FUSED: &[Pair] = &[
+    ("attn_norm", "input_layernorm"),
+    ("attn_qkv", "self_attn.qkv_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("ffn_up", "mlp.gate_up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+];
+
+/// Returns the modules of a layer of an architecture; nothing for architectures that are not named here.
+fn inner(arch: &str) -> Option<&'static [&'static [Pair]]> {
+    Some(match arch {
+        "llama" | "qwen2" => &[ATTENTION, NORM_AFTER_ATTENTION, FEED_FORWARD],
+        "qwen3" => &[ATTENTION, HEAD_NORMS, NORM_AFTER_ATTENTION, FEED_FORWARD],
+        "gemma2" => &[ATTENTION, NORMS_AROUND, FEED_FORWARD],
+        "gemma3" => &[ATTENTION, HEAD_NORMS, NORMS_AROUND, FEED_FORWARD],
+        "phi3" => &[FUSED, NORM_AFTER_ATTENTION],
+        _ => return None,
+    })
+}
 
 /// Returns the Hugging Face name of a GGUF tensor: `blk.0.attn_q.weight` is `model.layers.0.self_attn.q_proj.weight`.
 ///
@@ -38,36 +68,25 @@ pub fn from_hf(arch: &str, name: &str) -> Option<String> {
     translate(arch, name, "model.layers.", "blk.", |pair| (pair.1, pair.0))
 }
 
-fn translate(
-    arch: &str,
-    name: &str,
-    layers: &str,
-    layers_to: &str,
-    side: impl Fn(&(&'static str, &'static str)) -> (&'static str, &'static str),
-) -> Option<String> {
-    if !ARCHITECTURES.contains(&arch) {
-        return None;
-    }
+fn translate(arch: &str, name: &str, layers: &str, layers_to: &str, side: impl Fn(&Pair) -> Pair) -> Option<String> {
+    let inner = inner(arch)?;
     let (module, suffix) = name.rsplit_once('.')?;
     if suffix != "weight" && suffix != "bias" {
         return None;
     }
-    let find = |table: &[(&'static str, &'static str)], module: &str| {
-        table
-            .iter()
-            .map(&side)
-            .find(|(from, _)| *from == module)
-            .map(|(_, to)| to)
+    let find = |tables: &[&'static [Pair]], module: &str| {
+        let mut pairs = tables.iter().flat_map(|table| table.iter()).map(&side);
+        pairs.find(|(from, _)| *from == module).map(|(_, to)| to)
     };
     if let Some(rest) = module.strip_prefix(layers) {
-        let (number, inner) = rest.split_once('.')?;
+        let (number, name) = rest.split_once('.')?;
         // One spelling per layer, so that two tensors cannot claim one place.
         if number.parse::<u32>().ok()?.to_string() != number {
             return None;
         }
-        return Some(format!("{layers_to}{number}.{}.{suffix}", find(&INNER, inner)?));
+        return Some(format!("{layers_to}{number}.{}.{suffix}", find(inner, name)?));
     }
-    Some(format!("{}.{suffix}", find(&OUTER, module)?))
+    Some(format!("{}.{suffix}", find(&[OUTER], module)?))
 }
 
 #[cfg(test)]
@@ -103,5 +122,25 @@ mod tests {
             assert_eq!(to_hf("llama", name), None, "{name}");
         }
         assert_eq!(to_hf("gpt2", "output.weight"), None);
+    }
+
+    /// One name of Hugging Face means different things in different architectures.
+    #[test]
+    fn each_architecture_has_its_own_names() {
+        let norm = "model.layers.1.post_attention_layernorm.weight";
+        assert_eq!(from_hf("llama", norm).as_deref(), Some("blk.1.ffn_norm.weight"));
+        assert_eq!(
+            from_hf("gemma3", norm).as_deref(),
+            Some("blk.1.post_attention_norm.weight")
+        );
+        let head = "blk.3.attn_q_norm.weight";
+        assert_eq!(
+            to_hf("qwen3", head).as_deref(),
+            Some("model.layers.3.self_attn.q_norm.weight")
+        );
+        assert_eq!((to_hf("qwen2", head), to_hf("gemma2", head)), (None, None));
+        let fused = "model.layers.0.mlp.gate_up_proj.weight";
+        assert_eq!(from_hf("phi3", fused).as_deref(), Some("blk.0.ffn_up.weight"));
+        assert_eq!(from_hf("phi3", "model.layers.0.mlp.up_proj.weight"), None);
     }
 }

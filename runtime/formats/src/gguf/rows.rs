@@ -29,6 +29,16 @@ pub fn stored_order(arch: &str) -> RowOrder {
     }
 }
 
+/// Returns which row of the other order becomes row `row` of the order `to`, in heads of `head_rows` rows (even).
+pub fn source_row(row: usize, head_rows: usize, to: RowOrder) -> usize {
+    let (half, inside) = (head_rows / 2, row % head_rows);
+    let source = match to {
+        RowOrder::Interleaved => (inside % 2) * half + inside / 2,
+        RowOrder::Halves => (inside % half) * 2 + inside / half,
+    };
+    row - inside + source
+}
+
 /// Copies `n_rows` rows of `n_heads` heads from one order to another. `bytes` holds the rows one after the other, of any type.
 pub fn reorder(bytes: &[u8], n_rows: usize, n_heads: usize, from: RowOrder, to: RowOrder) -> Result<Vec<u8>> {
     let refuse = |expected: String, found: String| FormatError::malformed("rotary weight", "its rows", expected, found);
@@ -49,15 +59,10 @@ pub fn reorder(bytes: &[u8], n_rows: usize, n_heads: usize, from: RowOrder, to: 
     }
     let row_bytes = bytes.len() / n_rows;
     let head_rows = n_rows / n_heads;
-    let half = head_rows / 2;
     let mut out = Vec::with_capacity(bytes.len());
     for head in 0..n_heads {
         for row in 0..head_rows {
-            let source = match to {
-                RowOrder::Interleaved => (row % 2) * half + row / 2,
-                RowOrder::Halves => (row % half) * 2 + row / half,
-            };
-            let start = (head * head_rows + source) * row_bytes;
+            let start = source_row(head * head_rows + row, head_rows, to) * row_bytes;
             out.extend_from_slice(&bytes[start..start + row_bytes]);
         }
     }

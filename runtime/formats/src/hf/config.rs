@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{
-    CONFIG_BYTES_MAX, DecoderConfig,
+    CONFIG_BYTES_MAX, DecoderConfig, Rope,
     json::{Fields, parse_object},
 };
 use crate::{FileSet, Result};
@@ -84,7 +84,13 @@ impl HfConfig {
         DecoderConfig::from_hf(self)
     }
 
-    pub(super) fn fields(&self) -> Fields<'_> {
+    /// Reads the rotary positions, for any model type.
+    pub fn rope(&self) -> Result<Rope> {
+        Rope::read(self.fields())
+    }
+
+    /// Returns the file for reading field by field.
+    pub fn fields(&self) -> Fields<'_> {
         Fields {
             file: &self.file,
             map: &self.raw,

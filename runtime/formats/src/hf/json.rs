@@ -4,9 +4,9 @@ use serde_json::{Map, Value};
 
 use crate::{FormatError, Result, error::excerpt};
 
-/// One object of one file.
-#[derive(Clone, Copy)]
-pub(crate) struct Fields<'a> {
+/// One JSON object of one file, read field by field; null counts as absent.
+#[derive(Clone, Copy, Debug)]
+pub struct Fields<'a> {
     pub(crate) file: &'a str,
     pub(crate) map: &'a Map<String, Value>,
 }
@@ -25,8 +25,23 @@ pub(crate) fn parse_object(file: &str, bytes: &[u8]) -> Result<Map<String, Value
 }
 
 impl<'a> Fields<'a> {
+    /// Takes an object; `file` is what errors call it.
+    pub fn new(file: &'a str, map: &'a Map<String, Value>) -> Fields<'a> {
+        Fields { file, map }
+    }
+
+    /// Returns what errors call the file.
+    pub fn file(&self) -> &'a str {
+        self.file
+    }
+
+    /// Says whether a field is there, even as null.
+    pub fn has(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
     /// Returns a field that is there and not null.
-    pub(crate) fn get(&self, key: &str) -> Option<&'a Value> {
+    pub fn get(&self, key: &str) -> Option<&'a Value> {
         self.map.get(key).filter(|value| !value.is_null())
     }
 
@@ -42,7 +57,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Returns an integer from `least` to `most`. 16.0 counts as 16, as Python's writers may leave it.
-    pub(crate) fn opt_count(&self, key: &str, least: u64, most: u64) -> Result<Option<usize>> {
+    pub fn opt_count(&self, key: &str, least: u64, most: u64) -> Result<Option<usize>> {
         self.typed(key, &format!("an integer from {least} to {most}"), |value| {
             let number = whole(value)?;
             (least..=most)
@@ -52,42 +67,42 @@ impl<'a> Fields<'a> {
     }
 
     /// The same with a default for an absent field.
-    pub(crate) fn count_or(&self, key: &str, default: usize, least: u64, most: u64) -> Result<usize> {
+    pub fn count_or(&self, key: &str, default: usize, least: u64, most: u64) -> Result<usize> {
         Ok(self.opt_count(key, least, most)?.unwrap_or(default))
     }
 
     /// Returns a finite number.
-    pub(crate) fn opt_number(&self, key: &str) -> Result<Option<f64>> {
+    pub fn opt_number(&self, key: &str) -> Result<Option<f64>> {
         self.typed(key, "a finite number", |value| {
             value.as_f64().filter(|number| number.is_finite())
         })
     }
 
     /// Returns a finite number above zero.
-    pub(crate) fn opt_positive(&self, key: &str) -> Result<Option<f64>> {
+    pub fn opt_positive(&self, key: &str) -> Result<Option<f64>> {
         self.typed(key, "a number above 0", |value| {
             value.as_f64().filter(|number| number.is_finite() && *number > 0.0)
         })
     }
 
     /// Returns a truth value.
-    pub(crate) fn opt_bool(&self, key: &str) -> Result<Option<bool>> {
+    pub fn opt_bool(&self, key: &str) -> Result<Option<bool>> {
         self.typed(key, "true or false", Value::as_bool)
     }
 
     /// Returns a string.
-    pub(crate) fn opt_str(&self, key: &str) -> Result<Option<&'a str>> {
+    pub fn opt_str(&self, key: &str) -> Result<Option<&'a str>> {
         self.typed(key, "a string", Value::as_str)
     }
 
     /// Returns a nested object.
-    pub(crate) fn opt_object(&self, key: &str) -> Result<Option<Fields<'a>>> {
+    pub fn opt_object(&self, key: &str) -> Result<Option<Fields<'a>>> {
         let map = self.typed(key, "an object", Value::as_object)?;
         Ok(map.map(|map| Fields { file: self.file, map }))
     }
 
     /// Returns a list of strings.
-    pub(crate) fn opt_strings(&self, key: &str) -> Result<Option<Vec<String>>> {
+    pub fn opt_strings(&self, key: &str) -> Result<Option<Vec<String>>> {
         self.typed(key, "a list of strings", |value| {
             value
                 .as_array()?
@@ -98,7 +113,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Returns a list of finite numbers above zero, at most `most` of them.
-    pub(crate) fn opt_positives(&self, key: &str, most: usize) -> Result<Option<Vec<f64>>> {
+    pub fn opt_positives(&self, key: &str, most: usize) -> Result<Option<Vec<f64>>> {
         self.typed(key, &format!("a list of at most {most} numbers above 0"), |value| {
             let list = value.as_array().filter(|list| list.len() <= most)?;
             list.iter()
@@ -108,7 +123,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Returns one token id or a list of them, at most 4096.
-    pub(crate) fn token_ids(&self, key: &str) -> Result<Vec<u32>> {
+    pub fn token_ids(&self, key: &str) -> Result<Vec<u32>> {
         const IDS_MAX: usize = 4096;
         let id = |value: &Value| whole(value).and_then(|number| u32::try_from(number).ok());
         let ids = self.typed(key, "a token id or a list of token ids", |value| match value {
@@ -121,7 +136,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Returns the first of the token ids.
-    pub(crate) fn token_id(&self, key: &str) -> Result<Option<u32>> {
+    pub fn token_id(&self, key: &str) -> Result<Option<u32>> {
         Ok(self.token_ids(key)?.first().copied())
     }
 }
