@@ -49,6 +49,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("formats", &["diagnostics"]),
     ("template", &["diagnostics"]),
     ("tokenizer", &["formats", "diagnostics"]),
+    ("conversion", &["formats", "tokenizer", "diagnostics"]),
     ("model", &["formats", "diagnostics"]),
     ("quantization", &["formats", "diagnostics"]),
     // A frozen base is trained on as it lies in its file, so its blocks are decoded there.
@@ -67,6 +68,7 @@ const PLUGIN: &[&str] = &[
     "model",
     "formats",
     "tokenizer",
+    "conversion",
     "template",
     "sampling",
     "dataset",
