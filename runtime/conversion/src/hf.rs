@@ -149,6 +149,12 @@ impl Weights for HfView {
         self.inner.describe(self.names.get(name)?)
     }
 
+    fn release(&self, name: &str, rows: Range<usize>) {
+        if let Some(stored) = self.names.get(name) {
+            self.inner.release(stored, rows);
+        }
+    }
+
     fn rows(&self, name: &str, rows: Range<usize>) -> Result<Cow<'_, [u8]>> {
         let described = self.require(name)?;
         let stored = self.names.get(name).map(String::as_str).unwrap_or_default();

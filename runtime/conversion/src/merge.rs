@@ -231,6 +231,10 @@ impl Weights for Merged {
         self.base.describe(self.base_name(name))
     }
 
+    fn release(&self, name: &str, rows: Range<usize>) {
+        self.base.release(self.base_name(name), rows);
+    }
+
     fn rows(&self, name: &str, rows: Range<usize>) -> Result<Cow<'_, [u8]>> {
         let base_name = self.base_name(name);
         let (module, part) = name.rsplit_once('.').unwrap_or((name, ""));

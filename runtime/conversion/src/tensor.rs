@@ -139,6 +139,13 @@ impl OutputTensor {
         }
     }
 
+    /// Says that nobody looks at these rows soon. Of a tensor whose rows are turned, whole heads are meant, of which a neighbour may need one again.
+    pub fn release(&self, rows: Range<usize>) {
+        if let Source::Stored { weights, name, .. } = &self.source {
+            weights.release(name, rows);
+        }
+    }
+
     /// Returns rows as `f32`.
     pub fn rows_f32(&self, rows: Range<usize>) -> Result<Vec<f32>> {
         Ok(decode_f32(self.described.dtype, &self.rows(rows)?)?)

@@ -53,6 +53,11 @@ pub trait Weights: Send + Sync {
     /// Returns rows of a tensor as little-endian elements of its type. A range outside the tensor is an error.
     fn rows(&self, name: &str, rows: Range<usize>) -> Result<Cow<'_, [u8]>>;
 
+    /// Says that nobody looks at these rows soon: what they took of the resident memory is given back, where that can be. The next look reads them again.
+    fn release(&self, name: &str, rows: Range<usize>) {
+        let _ = (name, rows);
+    }
+
     /// Returns the type and shape of a tensor that must be there.
     fn require(&self, name: &str) -> Result<Described> {
         self.describe(name)
@@ -110,6 +115,13 @@ impl Weights for SafeTensors {
             shape: tensor.shape().to_vec(),
         };
         cut(SafeTensors::label(self), name, &described, tensor.bytes(), rows).map(Cow::Borrowed)
+    }
+
+    fn release(&self, name: &str, rows: Range<usize>) {
+        if let (Some(tensor), Some(described)) = (self.tensor(name), self.describe(name)) {
+            let row_bytes = described.row_bytes();
+            tensor.release_part(rows.start.saturating_mul(row_bytes)..rows.end.saturating_mul(row_bytes));
+        }
     }
 }
 
@@ -199,5 +211,14 @@ impl Weights for GgufWeights {
         Ok(Cow::Owned(
             values.iter().flat_map(|value| value.to_le_bytes()).collect(),
         ))
+    }
+
+    fn release(&self, name: &str, rows: Range<usize>) {
+        let Some(info) = self.gguf.tensor(name) else { return };
+        let row_bytes = info.ggml_type.row_bytes(described(info).row_elements()).unwrap_or(0) as usize;
+        self.gguf.release(
+            info,
+            rows.start.saturating_mul(row_bytes)..rows.end.saturating_mul(row_bytes),
+        );
     }
 }

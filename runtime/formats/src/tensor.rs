@@ -86,8 +86,15 @@ impl TensorRef {
 
     /// Says that nobody looks at the bytes soon: pages of a mapped file leave the resident memory until then.
     pub fn release(&self) {
+        self.release_part(0..self.bytes().len());
+    }
+
+    /// As [`TensorRef::release`], for some of the bytes.
+    pub fn release_part(&self, bytes: Range<usize>) {
         if let Storage::Mapped(file, range) = &self.storage {
-            file.release(range.clone());
+            let start = range.start.saturating_add(bytes.start).min(range.end);
+            let end = range.start.saturating_add(bytes.end).min(range.end);
+            file.release(start..end);
         }
     }
 

@@ -173,6 +173,15 @@ impl Gguf {
         Ok(&part.bytes[range])
     }
 
+    /// Says that nobody looks at some bytes of a tensor soon: their pages leave the resident memory until then.
+    pub fn release(&self, tensor: &TensorInfo, bytes: std::ops::Range<usize>) {
+        if let Ok((part, range)) = self.range(tensor) {
+            let start = range.start.saturating_add(bytes.start).min(range.end);
+            let end = range.start.saturating_add(bytes.end).min(range.end);
+            part.bytes.release(start..end);
+        }
+    }
+
     /// Returns a dense tensor as a value of its own, which keeps the mapping alive.
     pub fn tensor_ref(&self, tensor: &TensorInfo) -> Result<TensorRef> {
         let dtype = tensor.ggml_type.dense().ok_or_else(|| {
