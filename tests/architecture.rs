@@ -50,7 +50,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("template", &["diagnostics"]),
     ("tokenizer", &["formats", "diagnostics"]),
     ("conversion", &["formats", "tokenizer", "diagnostics"]),
-    ("model", &["formats", "diagnostics"]),
+    ("model", &["quantization", "formats", "diagnostics"]),
     ("quantization", &["formats", "diagnostics"]),
     // A frozen base is trained on as it lies in its file, so its blocks are decoded there.
     ("training", &["quantization", "formats", "diagnostics"]),

@@ -12,6 +12,7 @@ memory of each, and how many tensors differ. The exit status is 1 where a tensor
 
 import argparse
 import hashlib
+import json
 import os
 import statistics
 import subprocess
@@ -32,10 +33,16 @@ def run(command):
     return time.perf_counter() - start, usage.ru_maxrss * 1024
 
 
-def tensors(path):
+def print_tensors(path):
     from gguf import GGUFReader
 
-    return {t.name: (t.tensor_type.name, hashlib.sha256(t.data.tobytes()).hexdigest()) for t in GGUFReader(path).tensors}
+    found = {t.name: [t.tensor_type.name, hashlib.sha256(t.data.tobytes()).hexdigest()] for t in GGUFReader(path).tensors}
+    print(json.dumps(found))
+
+
+def tensors(path):
+    # In a process of its own: the memory of this one would count as that of the programs that it starts.
+    return json.loads(subprocess.run([sys.executable, __file__, "--tensors-of", path], capture_output=True, check=True).stdout)
 
 
 def main():
@@ -75,4 +82,6 @@ def main():
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["--tensors-of"]:
+        sys.exit(print_tensors(sys.argv[2]))
     sys.exit(main())

@@ -128,6 +128,7 @@ pub fn storage_of(ggml_type: GgmlType) -> Storage {
         GgmlType::Q5_K => GgmlDType::Q5K,
         GgmlType::Q6_K => GgmlDType::Q6K,
         GgmlType::Q8_K => GgmlDType::Q8K,
+        kind @ (GgmlType::IQ4_NL | GgmlType::IQ4_XS) => return Storage::Widened(kind),
         other => return Storage::Other(other.name().to_string()),
     })
 }

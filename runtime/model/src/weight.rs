@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType, Device, Tensor};
+use witness_formats::gguf::GgmlType;
 use witness_formats::gguf::rows::{RowOrder, reorder};
 
 use crate::error::{ModelError, Result};
@@ -16,6 +17,8 @@ pub enum Storage {
     Plain(DType),
     /// Blocks of a quantized type.
     Blocks(GgmlDType),
+    /// Blocks of a type that the tensor library does not know, held as Q8_0.
+    Widened(GgmlType),
     /// A type that cannot be computed with, by its name in the file.
     Other(String),
 }
@@ -52,6 +55,7 @@ impl Storage {
                 }
                 (count / block).checked_mul(dtype.type_size() as u64)
             }
+            Storage::Widened(kind) => kind.row_bytes(row as usize)?.checked_mul(count.checked_div(row)?),
             Storage::Other(_) => None,
         }
     }
@@ -66,6 +70,9 @@ pub fn repacked_bytes(storage: &Storage, bytes: u64) -> u64 {
         // 5120 for 3360.
         Storage::Blocks(GgmlDType::Q6K) => 153,
         Storage::Blocks(GgmlDType::Q8_0) => 100,
+        // Twice a block of Q8_0, 34 bytes for 32 numbers, beside the bytes of the file, which are not kept.
+        Storage::Widened(GgmlType::IQ4_NL) => 278,
+        Storage::Widened(_) => 300,
         Storage::Blocks(GgmlDType::Q4_0 | GgmlDType::Q5K) if cfg!(target_arch = "aarch64") => 100,
         _ => 0,
     };
@@ -129,6 +136,16 @@ impl RawTensor<'_> {
                 expected,
                 &Device::Cpu,
             )?)),
+            Storage::Widened(kind) => {
+                let wide = witness_quantization::widen(*kind, bytes).map_err(|error| ModelError::Damaged {
+                    name: name.to_owned(),
+                    detail: error.to_string(),
+                })?;
+                let storage = aligned(&wide, |bytes| {
+                    QStorage::from_data(bytes.into(), &Device::Cpu, GgmlDType::Q8_0)
+                })?;
+                Ok(Weight::Blocks(Arc::new(QTensor::new(storage, expected)?)))
+            }
             Storage::Blocks(dtype) => {
                 let storage = aligned(bytes, |bytes| QStorage::from_data(bytes.into(), &Device::Cpu, *dtype))?;
                 Ok(Weight::Blocks(Arc::new(QTensor::new(storage, expected)?)))

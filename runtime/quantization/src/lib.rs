@@ -25,6 +25,7 @@ mod lanes;
 mod mixture;
 mod nonlinear;
 mod plan;
+mod widen;
 
 pub use decode::{Decode, decode, decoder};
 pub use encode::{ENCODED, encode};
@@ -32,3 +33,4 @@ pub use error::{QuantizationError, Result};
 pub use isa::Isa;
 pub use mixture::{Mixture, parse_type};
 pub use plan::{Choice, ModelFacts, Override, Plan, PlanOptions, Tensor, plan};
+pub use widen::widen;
