@@ -94,7 +94,12 @@ fn refusals_name_place_and_way_out() {
             2,
             vec!["template"],
         ),
-        (format!("FROM {base}\nQUANTIZE q4_K_M\n"), 5, vec!["QUANTIZE", "not"]),
+        (format!("FROM {base}\nQUANTIZE\n"), 2, vec!["Modelfile:2:1", "QUANTIZE"]),
+        (
+            format!("FROM {base}\nDATASET x.jsonl\nTRAIN lora\nQUANTIZE q4_K_M\n"),
+            5,
+            vec!["Modelfile:4:1", "train first", "witness quantize"],
+        ),
     ] {
         desk.write("Modelfile", &recipe);
         let err = desk.run(["create", "bad"]).refused(code);

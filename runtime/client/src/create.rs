@@ -87,6 +87,7 @@ impl Sources {
             parameters: (!plan.parameters.is_empty()).then(|| plan.parameters_json()),
             messages: messages(plan),
             requires: plan.requires.clone(),
+            quantize: plan.quantize.clone(),
             ..CreateRequest::default()
         }
     }
@@ -149,7 +150,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "").unwrap();
         }
-        let text = "FROM base\nADAPTER ./one\nADAPTER ./two.gguf AS second\nPARAMETER temperature 0\nSYSTEM hi\n";
+        let text = "FROM base\nADAPTER ./one\nADAPTER ./two.gguf AS second\nPARAMETER temperature 0\nSYSTEM hi\nQUANTIZE q4_K_M\n";
         let plan = witness_modelfile::parse("Modelfile", text).unwrap().plan().unwrap();
         let roots = Roots {
             directory: directory.path(),
@@ -170,7 +171,8 @@ mod tests {
                     "second/two.gguf": "sha256:4"
                 },
                 "system": "hi",
-                "parameters": {"temperature": 0.0}
+                "parameters": {"temperature": 0.0},
+                "quantize": "q4_K_M"
             })
         );
     }

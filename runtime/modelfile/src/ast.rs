@@ -95,6 +95,8 @@ pub enum Instruction {
         /// Its value as written.
         value: String,
     },
+    /// `QUANTIZE`: the storage that the base's weights are brought to, as written; one word, never empty. What names there are is not known here.
+    Quantize(String),
     /// A word kept for later, with its value as written.
     Reserved {
         /// The word.
@@ -157,8 +159,6 @@ impl TrainMethod {
 /// Words that parse and that no version of this program acts on yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReservedWord {
-    /// A quantization step.
-    Quantize,
     /// An evaluation step.
     Eval,
     /// Ollama's name of a built-in prompt writer.
@@ -169,17 +169,11 @@ pub enum ReservedWord {
 
 impl ReservedWord {
     /// Every reserved word.
-    pub const ALL: [ReservedWord; 4] = [
-        ReservedWord::Quantize,
-        ReservedWord::Eval,
-        ReservedWord::Renderer,
-        ReservedWord::Parser,
-    ];
+    pub const ALL: [ReservedWord; 3] = [ReservedWord::Eval, ReservedWord::Renderer, ReservedWord::Parser];
 
     /// Returns the word as it is written.
     pub fn as_str(self) -> &'static str {
         match self {
-            ReservedWord::Quantize => "QUANTIZE",
             ReservedWord::Eval => "EVAL",
             ReservedWord::Renderer => "RENDERER",
             ReservedWord::Parser => "PARSER",
@@ -189,7 +183,7 @@ impl ReservedWord {
 
 impl Instruction {
     /// The words of the instructions that are acted on.
-    pub const WORDS: [&'static str; 11] = [
+    pub const WORDS: [&'static str; 12] = [
         "FROM",
         "ADAPTER",
         "PARAMETER",
@@ -201,6 +195,7 @@ impl Instruction {
         "DATASET",
         "TRAIN",
         "HYPER",
+        "QUANTIZE",
     ];
 
     /// Returns the word that the instruction begins with.
@@ -217,6 +212,7 @@ impl Instruction {
             Instruction::Dataset { .. } => "DATASET",
             Instruction::Train(_) => "TRAIN",
             Instruction::Hyper { .. } => "HYPER",
+            Instruction::Quantize(_) => "QUANTIZE",
             Instruction::Reserved { word, .. } => word.as_str(),
         }
     }

@@ -17,6 +17,8 @@
 //! - `SYSTEM <<<END`, lines, `END` on a line of its own: for a value with a line that ends in `"""`, which quotes cannot hold.
 //! - `DATASET path.. [AS validation]`, `TRAIN lora|qlora|full` and `HYPER key value` train the model before it is stored. A path with
 //!   blanks stands in `"..."`. What keys there are is not known here: see the crate `witness-recipe`.
+//! - `QUANTIZE type` brings the base's weights to a storage by llama.cpp's name for it, such as `q4_K_M`, when the model is made; one a file,
+//!   and not beside `TRAIN`. Which names there are is not known here.
 //! - The words in [`ReservedWord`] are kept for steps to come: they parse, and [`Modelfile::plan`] says "not yet".
 //!
 //! **Invariant:** `parse(print(x)) == x` for every Modelfile that was parsed or made from a plan.
@@ -38,6 +40,7 @@ mod parse;
 mod paths;
 mod plan;
 mod print;
+mod quantize;
 mod train;
 
 pub use ast::{Command, Instruction, Modelfile, Position, ReservedWord, Role, TrainMethod};

@@ -140,7 +140,7 @@ impl<'a> Parser<'a> {
     }
 
     /// Returns the place of an offset within the current line.
-    fn position(&self, offset: usize) -> Position {
+    pub(crate) fn position(&self, offset: usize) -> Position {
         let before = self.text.get(self.line_start..offset).unwrap_or_default();
         Position {
             line: self.line,
@@ -173,6 +173,7 @@ impl<'a> Parser<'a> {
             "DATASET" => self.dataset(word, rest)?,
             "TRAIN" => self.train(word, rest)?,
             "HYPER" => self.hyper(word, rest)?,
+            "QUANTIZE" => self.quantize(word, rest)?,
             _ => match ReservedWord::ALL
                 .into_iter()
                 .find(|reserved| reserved.as_str() == keyword)

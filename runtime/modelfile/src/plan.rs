@@ -27,6 +27,8 @@ pub struct Plan {
     pub requires: Option<String>,
     /// How the model is trained before it is stored.
     pub training: Option<Training>,
+    /// Storage that the base's weights are brought to, as written.
+    pub quantize: Option<String>,
 }
 
 /// The steps that train.
@@ -101,8 +103,8 @@ impl Modelfile {
     /// Returns what the instructions amount to.
     ///
     /// # Errors
-    /// [`Problem::NotYet`] for a reserved word; [`Problem::Plan`] when `FROM` is missing, several `FROM` are not parts of one file, two
-    /// adapters have one name, or the steps of a training do not make one.
+    /// [`Problem::NotYet`] for a reserved word, and for `QUANTIZE` beside `TRAIN`; [`Problem::Plan`] when `FROM` is missing, several `FROM` are
+    /// not parts of one file, two adapters have one name, two `QUANTIZE` name types, or the steps of a training do not make one.
     pub fn plan(&self) -> Result<Plan, ModelfileError> {
         self.build().map_err(|error| error.in_file(&self.file.0))
     }
@@ -113,6 +115,7 @@ impl Modelfile {
             plan.add(command)?;
         }
         plan.training = self.training()?;
+        plan.quantize = self.quantization(plan.training.is_some())?;
         self.check_from(&plan.from)?;
         check_adapters(&plan.adapters)?;
         check_training(&plan)?;
@@ -270,6 +273,7 @@ impl Plan {
             Instruction::Requires(text) => self.requires = Some(text.clone()),
             // Collected together: they mean something only beside each other.
             Instruction::Dataset { .. } | Instruction::Train(_) | Instruction::Hyper { .. } => {}
+            Instruction::Quantize(_) => {}
             Instruction::Reserved { word, text } => return Err(not_yet(position, *word, text)),
         }
         Ok(())
@@ -325,6 +329,7 @@ impl Plan {
         });
         from.chain(adapters)
             .chain(self.training.iter().flat_map(Training::instructions))
+            .chain(self.quantize.clone().map(Instruction::Quantize))
             .chain(self.requires.clone().map(Instruction::Requires))
             .chain(self.template.clone().map(Instruction::Template))
             .chain(self.system.clone().map(Instruction::System))

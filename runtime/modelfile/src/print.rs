@@ -27,6 +27,7 @@ impl fmt::Display for Instruction {
             | Instruction::System(text)
             | Instruction::License(text)
             | Instruction::Requires(text)
+            | Instruction::Quantize(text)
             | Instruction::Reserved { text, .. } => write!(f, "{word} {}", quoted(text)),
             Instruction::Adapter { path, name: None } => {
                 // Quotes keep a path that ends in ` AS word` from being read as one with a name.

@@ -161,6 +161,52 @@ fn steps_that_train() {
 }
 
 #[test]
+fn a_step_that_quantizes() {
+    for text in ["QUANTIZE q4_K_M", "quantize  q4_K_M ", "Quantize \"q4_K_M\""] {
+        assert_eq!(one(text), Instruction::Quantize("q4_K_M".to_owned()), "{text}");
+    }
+    let file = parse("Modelfile", "SYSTEM hi\nQUANTIZE Q8_0\nFROM ./base\nADAPTER ./a\n").expect("parses");
+    let plan = file.plan().expect("plans");
+    assert_eq!(plan.quantize.as_deref(), Some("Q8_0"));
+    insta::assert_snapshot!(plan.to_modelfile(), @r"
+    FROM ./base
+    ADAPTER ./a
+    QUANTIZE Q8_0
+    SYSTEM hi
+    ");
+    insta::assert_snapshot!(rendered("FROM ./a\nQUANTIZE\n"), @r"
+    error[witness::modelfile::syntax]: Modelfile:2:1: `QUANTIZE` has no value
+      cause: line 2: `QUANTIZE`
+      hint: write for example `QUANTIZE q4_K_M`
+    ");
+    insta::assert_snapshot!(rendered("FROM ./a\n  QUANTIZE \"\"\n"), @r"
+    error[witness::modelfile::syntax]: Modelfile:2:3: `QUANTIZE` has no value
+      cause: line 2: `QUANTIZE`
+      hint: write for example `QUANTIZE q4_K_M`
+    ");
+    insta::assert_snapshot!(rendered("FROM ./a\nQUANTIZE q4_K_M q8_0\n"), @r"
+    error[witness::modelfile::syntax]: Modelfile:2:10: `QUANTIZE` takes the name of one type alone
+      cause: line 2: `q4_K_M q8_0`
+      hint: write for example `QUANTIZE q4_K_M`; `witness quantize` takes the finer settings
+    ");
+    insta::assert_snapshot!(rendered("FROM ./a\nQUANTIZE q4_K_M\nSYSTEM x\nQUANTIZE q4_K_M\n"), @r"
+    error[witness::modelfile::plan]: Modelfile:4:1: the Modelfile quantizes on line 2 already
+      cause: line 4: `QUANTIZE q4_K_M`
+      hint: keep one `QUANTIZE`; make a second model with `witness quantize` for a second type
+    ");
+    insta::assert_snapshot!(rendered("FROM ./a\nDATASET x\nQUANTIZE q4_K_M\nTRAIN lora\n"), @r"
+    error[witness::modelfile::not_yet]: Modelfile:3:1: a Modelfile that trains cannot quantize in the same step yet
+      cause: line 3: `QUANTIZE q4_K_M`
+      hint: remove the line, train first, then `witness quantize NAME TYPE`
+    ");
+    insta::assert_snapshot!(rendered("FROM ./a\nQUANTISE q4_K_M\n"), @r"
+    error[witness::modelfile::syntax]: Modelfile:2:1: `QUANTISE` is not an instruction
+      cause: line 2: `QUANTISE q4_K_M`
+      hint: did you mean `QUANTIZE`?
+    ");
+}
+
+#[test]
 fn trainings_that_are_none() {
     insta::assert_snapshot!(rendered("FROM ./a\nTRAIN lora\n"), @r"
     error[witness::modelfile::plan]: Modelfile:2:1: there are no rows to learn from
@@ -327,11 +373,11 @@ fn errors_say_what_where_and_how() {
       cause: line 2: `base`
       hint: use letters, digits, `.`, `_` and `-`, beginning with a letter or digit, at most 64; `base` is the model without adapters
     "#);
-    insta::assert_snapshot!(rendered("FROM ./a\n# later\nQUANTIZE q4_K_M\n"), @r#"
-    error[witness::modelfile::not_yet]: Modelfile:3:1: `QUANTIZE` is kept for a step that this version does not do yet
-      cause: line 3: `QUANTIZE q4_K_M`
+    insta::assert_snapshot!(rendered("FROM ./a\n# later\nEVAL ./rows.jsonl\n"), @r"
+    error[witness::modelfile::not_yet]: Modelfile:3:1: `EVAL` is kept for a step that this version does not do yet
+      cause: line 3: `EVAL ./rows.jsonl`
       hint: remove the line for now, and name finished weights with `FROM` and `ADAPTER`
-    "#);
+    ");
     insta::assert_snapshot!(rendered("FROM ./a\nRENDERER qwen3-coder\n"), @r#"
     error[witness::modelfile::not_yet]: Modelfile:2:1: `RENDERER` names a part of Ollama itself, and this program does not have it yet
       cause: line 2: `RENDERER qwen3-coder`

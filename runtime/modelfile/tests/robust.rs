@@ -100,6 +100,10 @@ fn random_plan(random: &mut Random) -> Plan {
     if plan.adapters.is_empty() && random.below(2) == 0 {
         plan.training = Some(random_training(random));
     }
+    if plan.training.is_none() && random.below(2) == 0 {
+        let name = random.text(&PIECES).replace(char::is_whitespace, "");
+        plan.quantize = Some(name + "q4_K_M");
+    }
     plan.license = (0..random.below(3)).map(|_| random.text(&PIECES)).collect();
     plan
 }
@@ -171,7 +175,7 @@ fn what_is_printed_parses_to_the_same() {
 
 #[test]
 fn what_parses_prints_back() {
-    const WORDS: [&str; 18] = [
+    const WORDS: [&str; 19] = [
         "FROM ",
         "ADAPTER ",
         "PARAMETER ",
@@ -184,6 +188,7 @@ fn what_parses_prints_back() {
         "TRAIN ",
         "DATASET ",
         "HYPER ",
+        "QUANTIZE ",
         "lora",
         " AS x",
         " AS validation",
@@ -227,7 +232,7 @@ fn shared(path: &str) -> Option<PathBuf> {
 const SAMPLE: &str = "# sample\nFROM ./base-00001-of-00002.gguf\nFROM ./base-00002-of-00002.gguf\nADAPTER ./lora AS expert\n\
     ADAPTER \"./my lora\"\nPARAMETER temperature 0.2\nPARAMETER stop \"<|eot|>\"\nTEMPLATE \"\"\"{{ .System }}\n{{ .Prompt }}\"\"\"\n\
     SYSTEM <<<END\nüber \"\"\"\nEND\nMESSAGE user Hi\nMESSAGE assistant \"\"\"```json\n{}\n```\"\"\"\nLICENSE MIT\nREQUIRES 0.7.0\n\
-    DATASET a.jsonl \"b c.jsonl\"\nDATASET v.jsonl AS validation\nTRAIN qlora\nHYPER learning_rate 2e-4\n";
+    DATASET a.jsonl \"b c.jsonl\"\nDATASET v.jsonl AS validation\nTRAIN qlora\nHYPER learning_rate 2e-4\nQUANTIZE q8_0\n";
 
 #[test]
 fn damaged_files_are_answered() {
