@@ -17,6 +17,7 @@ mod native;
 mod options;
 mod time;
 mod train;
+mod transform;
 
 pub use chat::{ChatRequest, ChatResponse, Message, ToolCall, ToolFunction};
 pub use create::{CreateRequest, Progress, QuantizeFields, StringMap, TextOrList};
@@ -34,9 +35,10 @@ pub use native::{
 pub use options::{KNOWN_OPTIONS, Options};
 pub use time::{UNKNOWN_TIME, rfc3339};
 pub use train::{
-    DataFile, EVENT_STREAM, ExportRequest, ExportResponse, TrainJob, TrainJobLine, TrainJobResponse, TrainJobsResponse,
-    TrainLine, TrainPlanResponse, TrainRequest, TrainState,
+    DataFile, EVENT_STREAM, TrainJob, TrainJobLine, TrainJobResponse, TrainJobsResponse, TrainLine, TrainPlanResponse,
+    TrainRequest, TrainState,
 };
+pub use transform::{ExportProgress, ExportRequest, ExportResponse, PlannedTensor, TransformPlan};
 
 /// Media type of a stream of JSON values, one a line.
 pub const NDJSON: &str = "application/x-ndjson";

@@ -302,36 +302,6 @@ pub enum TrainJobLine {
     },
 }
 
-/// Body of `POST /api/witness/export`: writes an adapter's files into a directory. For the unix socket alone.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ExportRequest {
-    /// Name of the model.
-    #[serde(alias = "name", deserialize_with = "null_default")]
-    pub model: String,
-    /// Name of the adapter; nothing = the one that answers when a request names none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub adapter: Option<String>,
-    /// Directory to write into: new or empty. Absolute.
-    pub directory: PathBuf,
-    /// Form of the files: `peft`, which is also what is meant when nothing is said.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub form: Option<String>,
-    /// Write over files that are there.
-    #[serde(deserialize_with = "null_default")]
-    pub force: bool,
-}
-
-/// Answer of `POST /api/witness/export`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct ExportResponse {
-    /// Where the files are.
-    pub directory: PathBuf,
-    /// Their names.
-    pub files: Vec<String>,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

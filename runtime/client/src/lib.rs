@@ -6,7 +6,7 @@
 //! What it does not know: terminals, progress bars, what is inside a model file.
 //!
 //! Layout: `connect` (addresses) -> `http` (one request) -> `stream` and `lines` (NDJSON) -> `upload` (files as blobs) -> `source`
-//! (which files make a model) -> `create` (a Modelfile's plan as a request) · `train` (runs) · `autostart` · `error`.
+//! (which files make a model) -> `create` (a Modelfile's plan as a request) · `transform` (making, planning, exporting) · `train` (runs) · `autostart` · `error`.
 //!
 //! ```no_run
 //! # async fn list() -> Result<(), Box<dyn std::error::Error>> {
@@ -25,6 +25,7 @@ mod lines;
 mod source;
 mod stream;
 mod train;
+mod transform;
 mod upload;
 
 pub use autostart::{Autostart, Readiness, ensure, leave_terminal, log_path};

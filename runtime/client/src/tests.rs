@@ -269,8 +269,24 @@ async fn the_routes_of_runs_are_called_by_their_names() {
         (line.as_str(), &body["plan"]),
         ("POST /api/train HTTP/1.1", &json!(true))
     );
+    // What is planned is asked with the body that makes it.
+    let (client, listener) = fake(home.path()).await;
+    let (line, body) = one_call(listener, json!({"to": "Q4_K_M", "tensors": []}).to_string(), async {
+        let request = witness_api::CreateRequest {
+            model: "small".into(),
+            quantize: Some("q4_K_M".into()),
+            ..witness_api::CreateRequest::default()
+        };
+        assert_eq!(client.plan(&request).await?.to, "Q4_K_M");
+        Ok(())
+    })
+    .await;
+    assert_eq!(line, "POST /api/witness/plan HTTP/1.1");
+    assert_eq!(body, json!({"model": "small", "quantize": "q4_K_M"}));
     // An export writes files of the daemon's own machine: never over TCP.
     let (client, _listener) = fake(home.path()).await;
     let refused = client.export(&witness_api::ExportRequest::default()).await.unwrap_err();
+    assert!(refused.is_not_running(), "{refused}");
+    let refused = client.export_lines(&witness_api::ExportRequest::default()).await.err().unwrap();
     assert!(refused.is_not_running(), "{refused}");
 }

@@ -1,4 +1,4 @@
-//! Training runs: start, watch, stop, resume; the data files that they learn from; the export of what they made.
+//! Training runs: start, watch, stop, resume; the data files that they learn from.
 //!
 //! A run belongs to the daemon: dropping its lines ends the watching and not the run.
 
@@ -8,8 +8,7 @@ use hyper::Method;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use witness_api::{
-    DataFile, ExportRequest, ExportResponse, TrainJob, TrainJobResponse, TrainJobsResponse, TrainLine,
-    TrainPlanResponse, TrainRequest,
+    DataFile, TrainJob, TrainJobResponse, TrainJobsResponse, TrainLine, TrainPlanResponse, TrainRequest,
 };
 
 use crate::error::ClientError;
@@ -85,12 +84,6 @@ impl Client {
     pub async fn train_remove(&self, id: &str) -> Result<(), ClientError> {
         let call = Call::empty(Method::DELETE, &path_of(id, ""));
         self.call(call).await?.collect().await.map(drop)
-    }
-
-    /// Has an adapter's files written into a directory of this machine. Only the daemon's unix socket accepts this.
-    pub async fn export(&self, request: &ExportRequest) -> Result<ExportResponse, ClientError> {
-        let call = Call::json(Method::POST, "/api/witness/export", request)?;
-        self.call_at(&self.socket(), call).await?.json().await
     }
 
     /// Stores files of rows and returns them under their names, in order. `progress` is told the index of the file.

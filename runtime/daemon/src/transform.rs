@@ -3,7 +3,7 @@
 //! Nothing that is half made is ever visible: files become blobs once the job has ended well, and a model is made of them by its manifest, which comes last. A reader
 //! who leaves drops the job, whose worker and directory go with it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -100,18 +100,26 @@ pub(crate) async fn run(
 }
 
 impl Made {
+    /// Returns the files by their names, in the order of the model; each lies in the directory. Blocking.
+    pub(crate) fn files(&self) -> Result<Vec<(String, PathBuf)>, Diagnostic> {
+        let found = self.reply.files.iter().map(|name| {
+            let path = inside(self.directory.path(), name).map_err(|cause| no_files(&self.plugin, cause))?;
+            Ok((name.clone(), path))
+        });
+        found.collect()
+    }
+
     /// Moves the files into the store. Blocking.
     pub(crate) fn store(&self, registry: &Registry) -> Result<Stored, Diagnostic> {
         let (mut files, mut leases) = (Vec::new(), Vec::new());
-        for name in &self.reply.files {
-            let path = inside(self.directory.path(), name).map_err(|cause| no_files(&self.plugin, cause))?;
+        for (name, path) in self.files()? {
             let options = ImportOptions {
                 takes: true,
                 ..ImportOptions::default()
             };
             let blob = registry.import_file(&path, options)?;
             files.push(FileRef {
-                name: name.clone(),
+                name,
                 path: registry.blob_path(&blob.digest),
                 digest: blob.digest.as_str().to_owned(),
                 size: blob.size,
@@ -154,7 +162,7 @@ async fn say(lines: &Lines, line: Progress) {
 }
 
 /// Returns the path of a file, if it leads nowhere else.
-fn inside(directory: &Path, name: &str) -> Result<std::path::PathBuf, String> {
+fn inside(directory: &Path, name: &str) -> Result<PathBuf, String> {
     check_file_name(name, name).map_err(|error| error.to_string())?;
     let resolve = |path: &Path| path.canonicalize().map_err(|error| format!("`{name}`: {error}"));
     let path = resolve(&directory.join(name))?;

@@ -18,12 +18,13 @@ use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use witness_api::Progress;
 use witness_diagnostics::{Diagnostic, Kind};
-use witness_plugin_protocol::{AdapterInfo, TransformRequest};
+use witness_plugin_protocol::{AdapterInfo, TransformPlan, TransformRequest};
 use witness_registry::Manifest;
 
 use crate::app::{App, VERSION};
 use crate::models::config::{ConfigBlob, WitnessConfig};
 use crate::models::library::blocking;
+use crate::reply::invalid;
 use crate::template::Template;
 use crate::transform;
 use order::Order;
@@ -93,6 +94,22 @@ pub(crate) async fn run(app: Arc<App>, mut order: Order, lines: Lines) -> Result
     app.library.named(&named);
     tracing::info!(model = %order.name, adapters = order.adapters.len(), "created");
     Ok(Progress::status("success"))
+}
+
+/// Asks what the base would become. Makes nothing.
+pub(crate) async fn plan(app: &Arc<App>, order: &Order) -> Result<TransformPlan, Diagnostic> {
+    let Some(request) = &order.transform else {
+        return Err(invalid(
+            "plan_nothing",
+            "neither `quantize` nor `merge` says what the model becomes",
+        )
+        .hint("name a type in `quantize`, such as `q4_K_M`, or an adapter in `merge`"));
+    };
+    // Nobody reads the lines of an answer that is one object.
+    let (lines, _) = mpsc::channel(1);
+    let info = inspect(app, order, &lines).await?.info.unwrap_or_default();
+    let (_, plan) = app.engine.plan_transform(request, &info.architecture).await?;
+    Ok(plan)
 }
 
 /// Has the base made over, and returns how that was done.

@@ -137,6 +137,10 @@ impl Order {
         for (file, digest) in given {
             digests.push(parse_digest(file, digest)?);
         }
+        let imatrix = request.quantize_options.as_ref();
+        if let Some(digest) = imatrix.and_then(|options| options.imatrix.as_deref()) {
+            digests.push(parse_digest("imatrix", digest)?);
+        }
         let mut order = Self::empty(registry, name, parent, &digests);
         order.requires = request.requires.take();
         order.check = request.check.unwrap_or(true);
@@ -585,7 +589,7 @@ fn layer_of(media_type: &str, file: &FileRef) -> Result<Layer, Diagnostic> {
 }
 
 /// Tells a GGUF by its first bytes: it is stored under Ollama's media type, so that Ollama can use it too.
-fn is_gguf(file: &FileRef) -> bool {
+pub(crate) fn is_gguf(file: &FileRef) -> bool {
     let spec = ModelSpec {
         files: vec![file.clone()],
     };

@@ -1,4 +1,4 @@
-//! `POST /api/create`.
+//! `POST /api/create`, and `POST /api/witness/plan` with the same body.
 
 use std::sync::Arc;
 
@@ -26,4 +26,9 @@ pub(super) async fn create(State(app): State<Arc<App>>, Json(request): Json<Crea
     }
     let last = progress::quiet(job).await?;
     Ok(reply::json_with(StatusCode::OK, &last))
+}
+
+pub(super) async fn plan(State(app): State<Arc<App>>, Json(request): Json<CreateRequest>) -> Reply {
+    let order = create::order::Order::read(&app, request).await?;
+    Ok(reply::json(&create::plan(&app, &order).await?))
 }

@@ -47,6 +47,7 @@ const PATHS: &[&str] = &[
     "/api/witness/import",
     "/api/witness/unload",
     "/api/witness/estimate",
+    "/api/witness/plan",
     "/api/witness/export",
 ];
 
@@ -83,6 +84,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/witness/import", post(native::import))
         .route("/api/witness/unload", post(native::unload))
         .route("/api/witness/estimate", post(native::estimate))
+        .route("/api/witness/plan", post(create::plan))
         .route("/api/witness/export", post(export::export))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)

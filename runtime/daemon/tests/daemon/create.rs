@@ -136,9 +136,9 @@ async fn what_is_wrong_with_a_request() {
             "must be a number",
         ),
         (
-            json!({"model": "m", "from": "here", "quantize": "q4_0"}),
-            501,
-            "not there yet",
+            json!({"model": "m", "from": "here", "merge": ""}),
+            404,
+            "no adapter to merge",
         ),
         (json!({"model": "m", "files": ["a"]}), 400, "does not parse"),
     ];

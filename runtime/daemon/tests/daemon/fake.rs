@@ -5,7 +5,7 @@
 //! the worker after one word; `die-now` before any; a text longer than `num_ctx` words is refused with both counts.
 //! An adapter's file holds its name; the adapter `zero` changes nothing, `nan` makes no numbers.
 //! Another form of a model is its file with a line `made TYPE` above it, and `merged NAME`; a line `transform-error TEXT` makes that fail,
-//! `transform-waits` never end, and `transform-escapes` lie about where the file is.
+//! `transform-waits` never end, and `transform-escapes` lie about where the file is. `transform-warns TEXT` is a warning of its plan.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -19,8 +19,8 @@ use witness_daemon::{Answer, Boxed, Engine, Event, Events, LoadedBase, RunningJo
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_plugin_protocol::{
     AdapterCheck, AdapterInfo, AdapterSpec, Alternative, Done, DoneReason, GenerateRequest, InspectReply,
-    InspectRequest, LoadAdapterReply, LoadReply, LoadRequest, MemoryEstimate, ModelInfo, ModelSpec, Prompt, Started,
-    TransformEvent, TransformPlan, TransformReply, TransformRequest,
+    InspectRequest, LoadAdapterReply, LoadReply, LoadRequest, MemoryEstimate, ModelInfo, ModelSpec, PlannedTensor,
+    Prompt, Started, TransformEvent, TransformPlan, TransformReply, TransformRequest,
 };
 
 /// The engine with what it was asked.
@@ -175,7 +175,9 @@ impl Engine for FakeEngine {
         _architecture: &'a str,
     ) -> Boxed<'a, Result<(String, TransformPlan), Diagnostic>> {
         Box::pin(async move {
+            let content = content(&request.model);
             let plan = TransformPlan {
+                architecture: "echo".into(),
                 from: "F32".into(),
                 to: request
                     .quantization
@@ -183,7 +185,19 @@ impl Engine for FakeEngine {
                     .map_or("F32".into(), |name| name.to_uppercase()),
                 source_bytes: 100,
                 target_bytes: 10,
-                ..TransformPlan::default()
+                bits_per_weight: 3.2,
+                memory_bytes: 1000,
+                tensors: vec![PlannedTensor {
+                    name: "t".into(),
+                    shape: vec![5, 5],
+                    from: "F32".into(),
+                    to: "Q8_0".into(),
+                    bytes: 10,
+                }],
+                warnings: value(&content, "transform-warns")
+                    .map(str::to_owned)
+                    .into_iter()
+                    .collect(),
             };
             Ok(("fake".to_owned(), plan))
         })
@@ -275,10 +289,7 @@ impl RunningJob for FakeTransform {
                 made += &format!("merged {}\n", adapter.name);
             }
             std::fs::write(self.request.directory.join("model.fake"), made + &self.content).unwrap();
-            let name = match value(&self.content, "transform-escapes") {
-                Some(path) => path,
-                None => "model.fake",
-            };
+            let name = value(&self.content, "transform-escapes").unwrap_or("model.fake");
             Ok(json!(TransformReply {
                 files: vec![name.to_owned()],
                 quantization,

@@ -11,6 +11,7 @@ mod answers;
 mod blobs;
 mod create;
 mod doors;
+mod export;
 mod fake;
 mod library;
 mod native;

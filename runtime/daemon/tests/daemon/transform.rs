@@ -105,6 +105,63 @@ async fn what_fails_leaves_nothing() {
     assert_eq!(daemon.post("/api/create", &body).await.status, StatusCode::BAD_REQUEST);
 }
 
+// A plan is what the plugin says, field for field in the types that clients read it with, and nothing is made.
+#[tokio::test]
+async fn a_plan_is_told_and_nothing_is_made() {
+    let daemon = TestDaemon::start(&[]).await;
+    daemon
+        .create_with_adapters("parent", "transform-warns it is small\nx", &["one"])
+        .await;
+    let body = json!({"model": "small", "from": "parent", "quantize": "q4_K_M", "quantize_options": {"pure": true}});
+    let reply = daemon.post("/api/witness/plan", &body).await;
+    assert_eq!(reply.status, StatusCode::OK, "{}", reply.text());
+    let plan: witness_api::TransformPlan = serde_json::from_value(reply.json()).unwrap();
+    assert_eq!(
+        (plan.to.as_str(), plan.target_bytes, plan.tensors[0].name.as_str()),
+        ("Q4_K_M", 10, "t")
+    );
+    assert_eq!(plan.warnings, ["it is small"]);
+    let of_plugin: witness_plugin_protocol::TransformPlan = serde_json::from_value(reply.json()).unwrap();
+    assert_eq!(
+        serde_json::to_value(&plan).unwrap(),
+        serde_json::to_value(&of_plugin).unwrap()
+    );
+    assert_eq!(serde_json::to_value(&plan).unwrap(), reply.json());
+    assert!(daemon.fake.transforms.lock().unwrap().is_empty());
+    let merge = json!({"model": "small", "from": "parent", "merge": ""});
+    assert_eq!(daemon.post("/api/witness/plan", &merge).await.json()["to"], "F32");
+    for (body, status, wanted) in [
+        (
+            json!({"model": "small", "from": "parent"}),
+            400,
+            "neither `quantize` nor `merge`",
+        ),
+        (
+            json!({"model": "small", "from": "nobody", "quantize": "q8_0"}),
+            404,
+            "is not here",
+        ),
+        (
+            json!({"model": "small", "from": "parent", "merge": "two"}),
+            404,
+            "no adapter `two` to merge",
+        ),
+        (
+            json!({"model": "small", "from": "parent", "quantize": "q8_0", "quantize_options": {"imatrix": "sha256:12"}}),
+            400,
+            "imatrix",
+        ),
+    ] {
+        let reply = daemon.post("/api/witness/plan", &body).await;
+        assert_eq!(reply.status.as_u16(), status, "{body}: {}", reply.text());
+        assert!(reply.error().contains(wanted), "{body}: {}", reply.text());
+    }
+    assert_eq!(
+        daemon.get("/api/tags").await.json()["models"].as_array().unwrap().len(),
+        1
+    );
+}
+
 // Ctrl-C: the worker goes, and what it had written with it.
 #[tokio::test]
 async fn a_reader_who_leaves_ends_it() {

@@ -179,11 +179,11 @@ async fn export() {
     let elsewhere = desk.home.path().join("out/more");
     for (model, more, expected) in [
         ("new", json!({"adapter": "checkpoint-5"}), "did you mean `checkpoint-"),
-        ("new", json!({"form": "gguf"}), "there is no form"),
+        ("new", json!({"form": "onnx"}), "there is no form"),
         (
             "new",
             json!({"adapter": "base", "form": "peft"}),
-            "not those of a PEFT adapter",
+            "`base` is no adapter",
         ),
         ("base", json!({}), "has no adapter"),
         ("new", json!({"directory": "relative"}), "not absolute"),
