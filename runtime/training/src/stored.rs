@@ -172,7 +172,7 @@ impl Rows for DenseRows {
     }
 
     fn as_bf16(&self) -> Option<&[u8]> {
-        self.is_bf16.then(|| self.tensor.bytes())
+        (self.tensor.dtype() == Dtype::BF16).then(|| self.tensor.bytes())
     }
 }
 
