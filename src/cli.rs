@@ -2,6 +2,7 @@
 
 mod data;
 mod train;
+mod transform;
 
 use std::path::PathBuf;
 
@@ -9,8 +10,9 @@ pub(crate) use data::{
     ChecksName, Data, DataMerge, DataPreview, DataSplit, DataStats, DataValidate, Unwanted, WithModel,
 };
 pub(crate) use train::{
-    DialectName, Export, ExportForm, Train, TrainList, TrainLogs, TrainOne, TrainResume, TrainRm, TrainStart, TrainVerb,
+    DialectName, Train, TrainList, TrainLogs, TrainOne, TrainResume, TrainRm, TrainStart, TrainVerb,
 };
+pub(crate) use transform::{Export, Merge, Quantize, TypeName};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -86,6 +88,7 @@ Other verbs start the daemon by themselves; `witness stop --daemon` ends it.")]
     #[command(after_help = "Examples:
   witness create mine                       reads ./Modelfile
   witness create mine -f recipe/Modelfile --link
+  witness create mine -q q4_K_M             quantizes the weights on the way
   printf 'FROM ./model.gguf\\n' | witness create mine -f -")]
     Create(Create),
     /// Ask a model, or talk with it
@@ -153,11 +156,33 @@ Keys of a recipe: ours, and those of Axolotl, Transformers' TrainingArguments an
 checkpoint; `witness train resume` goes on. A recipe that is called like a verb is given with --recipe."
     )]
     Train(Box<Train>),
-    /// Write an adapter's files into a folder
+    /// Make a smaller model of a model
     #[command(after_help = "Examples:
-  witness export witness-expert ./adapter
+  witness quantize llama q4_K_M                       makes `llama:q4_k_m`
+  witness quantize llama q4_K_M --as small            makes `small`
+  witness quantize llama q4_K_M --dry-run             what every tensor would become; makes nothing
+  witness quantize llama q3_K_M --imatrix llama.imatrix
+  witness quantize llama q4_K_M --tensor-type attn_v=q8_0 --output-tensor-type q6_K
+
+Its adapters, texts and parameters stay. Ctrl-C leaves the store as it was.")]
+    Quantize(Quantize),
+    /// Make a model whose weights hold an adapter
+    #[command(after_help = "Examples:
+  witness merge witness-expert                        makes `witness-expert-merged`
+  witness merge witness-expert --checkpoint 300 --as early
+  witness merge witness-expert --quantize q4_K_M
+
+The adapter that answers is merged unless another is named; the new model has none. Ctrl-C leaves the store as it was.")]
+    Merge(Merge),
+    /// Write a model or an adapter into a folder, for other programs
+    #[command(after_help = "Examples:
+  witness export witness-expert ./adapter             the adapter, as PEFT loads it
   witness export witness-expert ./adapter --checkpoint 300
-  witness export witness-expert ./adapter --to peft   the form that PEFT loads (the default)")]
+  witness export witness-expert ./adapter --to gguf-adapter
+  witness export witness-expert ./model --to safetensors --merge
+  witness export witness-expert ./model --to gguf --merge --quantize q4_K_M
+
+`safetensors` and `gguf` hold the base alone unless --merge is given. The store stays as it is.")]
     Export(Export),
     /// Check and prepare training data
     #[command(subcommand)]
@@ -209,6 +234,9 @@ pub(crate) struct Create {
     /// The recipe; `-` reads it from standard input
     #[arg(short, long, value_name = "MODELFILE", default_value = "Modelfile")]
     pub(crate) file: PathBuf,
+    /// Bring the weights to this storage: `q4_K_M`; in place of the recipe's QUANTIZE
+    #[arg(short, long, value_name = "TYPE", value_parser = TypeName)]
+    pub(crate) quantize: Option<String>,
     /// Link files into the store instead of copying them, where the file system allows it
     #[arg(long)]
     pub(crate) link: bool,

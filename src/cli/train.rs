@@ -225,34 +225,3 @@ pub(crate) struct TrainRm {
     #[arg(required = true)]
     pub(crate) ids: Vec<String>,
 }
-
-/// Flags of `export`.
-#[derive(Debug, Args)]
-pub(crate) struct Export {
-    /// Name of the model
-    pub(crate) name: String,
-    /// Folder to write into: new or empty
-    pub(crate) directory: PathBuf,
-    /// Form of the files
-    #[arg(long, value_enum, value_name = "FORM", default_value_t = ExportForm::Peft)]
-    pub(crate) to: ExportForm,
-    /// Adapter to write [default: the one that answers]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) adapter: Option<String>,
-    /// The adapter of this checkpoint
-    #[arg(long, value_name = "STEP", conflicts_with = "adapter")]
-    pub(crate) checkpoint: Option<u64>,
-    /// Write over files that are there
-    #[arg(long)]
-    pub(crate) force: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-/// Forms that an adapter is written in.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum ExportForm {
-    /// PEFT's adapter_config.json and adapter_model.safetensors
-    Peft,
-}

@@ -3,13 +3,12 @@
 use std::io::Read;
 use std::path::Path;
 
-use indicatif::ProgressBar;
-use witness_api::Progress;
 use witness_client::{Client, Roots, SourceFile, Sources};
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_modelfile::{FILE_BYTES_MAX, Plan};
 
 use crate::cli::Create;
+use crate::commands::following;
 use crate::commands::train::{self, Order};
 use crate::context::{Context, Outcome};
 use crate::render::output;
@@ -17,7 +16,8 @@ use crate::render::progress::Bars;
 
 /// Makes a model. Ctrl-C leaves the store as it was: unfinished files are removed, and the name is given last.
 pub(crate) fn create(context: &Context, arguments: &Create) -> Outcome {
-    let plan = plan(&arguments.file)?;
+    let mut plan = plan(&arguments.file)?;
+    choose_type(arguments.quantize.as_deref(), &mut plan)?;
     let directory = directory(&arguments.file)?;
     if let Some(training) = &plan.training {
         let file = arguments.file.display().to_string();
@@ -35,21 +35,29 @@ pub(crate) fn create(context: &Context, arguments: &Create) -> Outcome {
     let bars = Bars::new();
     let made = context.wait_or_interrupt(make(client, &bars, arguments, &plan, &sources));
     bars.clear();
-    match made {
-        Ok(Some(())) => {
-            output::note(&format!("created `{}`; ask it with `witness run {0}`", arguments.name));
-            Ok(())
-        }
-        Ok(None) => Err(Diagnostic::new(
-            "witness::cli::interrupted",
-            Kind::Cancelled,
-            format!("`{}` was not created", arguments.name),
-        )),
-        Err(refusal) => match &sources.from {
-            Some(from) if refusal.kind == Kind::NotFound => Err(context.explain_missing(from, refusal)),
-            _ => Err(refusal),
-        },
+    following::end(context, made, &arguments.name, sources.from.as_deref())
+}
+
+/// Puts the flag in place of the recipe's type.
+fn choose_type(flag: Option<&str>, plan: &mut Plan) -> Outcome {
+    let Some(flag) = flag else { return Ok(()) };
+    if plan.training.is_some() {
+        return Err(Diagnostic::new(
+            "witness::cli::quantize",
+            Kind::Unsupported,
+            "a recipe that trains cannot quantize in the same step yet",
+        )
+        .hint("leave `--quantize` out, train first, then `witness quantize NAME TYPE`"));
     }
+    if let Some(written) = &plan.quantize
+        && !written.eq_ignore_ascii_case(flag)
+    {
+        output::note(&format!(
+            "`--quantize {flag}` takes the place of the recipe's `QUANTIZE {written}`"
+        ));
+    }
+    plan.quantize = Some(flag.to_owned());
+    Ok(())
 }
 
 fn plan(file: &Path) -> Outcome<Plan> {
@@ -102,42 +110,8 @@ fn directory(file: &Path) -> Outcome<std::path::PathBuf> {
 
 pub(crate) async fn make(client: &Client, bars: &Bars, arguments: &Create, plan: &Plan, sources: &Sources) -> Outcome {
     let files: Vec<&SourceFile> = sources.files().collect();
-    let digests = store(client, bars, &files, arguments.link).await?;
+    let digests = following::store(client, bars, &files, arguments.link).await?;
     let mut request = sources.request(&arguments.name, plan, &digests);
     request.check = arguments.no_check.then_some(false);
-    let mut lines = client.stream::<Progress>("/api/create", &request).await?;
-    let mut step: Option<(String, ProgressBar)> = None;
-    while let Some(line) = lines.next().await? {
-        if line.status.is_empty() || step.as_ref().is_some_and(|(status, _)| *status == line.status) {
-            continue;
-        }
-        if let Some((_, bar)) = step.take() {
-            bar.finish();
-        }
-        // Which layers were new is for the log; a person wants to know the step.
-        let is_step = line.status != "success" && !line.status.contains(" layer ");
-        if is_step {
-            step = Some((line.status.clone(), bars.step(&line.status)));
-        }
-    }
-    Ok(())
-}
-
-async fn store(client: &Client, bars: &Bars, files: &[&SourceFile], link: bool) -> Outcome<Vec<String>> {
-    let mut shown: Option<(usize, &'static str, ProgressBar)> = None;
-    let digests = client
-        .store_files(files, link, &mut |index, state| {
-            if !matches!(&shown, Some((known, phase, _)) if *known == index && *phase == state.phase) {
-                let label = format!("{} {}", state.phase, files[index].name);
-                shown = Some((index, state.phase, bars.bytes(&label, state.total_bytes)));
-            }
-            if let Some((_, _, bar)) = &shown {
-                bar.set_position(state.done_bytes);
-                if state.done_bytes == state.total_bytes {
-                    bar.finish();
-                }
-            }
-        })
-        .await?;
-    Ok(digests)
+    following::make(client, bars, &request).await
 }

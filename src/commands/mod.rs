@@ -7,10 +7,14 @@ mod data;
 mod doctor;
 pub(crate) mod exit_codes;
 mod export;
+mod following;
 mod fsck;
 mod list;
+mod merge;
+mod names;
 mod plugin;
 mod ps;
+mod quantize;
 mod rm;
 mod run;
 mod serve;
@@ -52,6 +56,8 @@ pub(crate) fn dispatch(cli: Cli) -> Outcome<ExitCode> {
         Command::Fsck(arguments) => return fsck::fsck(&context, &arguments),
         Command::Doctor(arguments) => return doctor::doctor(&context, &arguments),
         Command::Train(arguments) => return train::train(&context, &arguments),
+        Command::Quantize(arguments) => quantize::quantize(&context, &arguments)?,
+        Command::Merge(arguments) => merge::merge(&context, &arguments)?,
         Command::Export(arguments) => export::export(&context, &arguments)?,
         Command::Data(verb) => data::with_model(&context, &verb)?,
         Command::Version(arguments) => version::version(&context, &arguments)?,

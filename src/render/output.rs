@@ -44,6 +44,11 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
+/// Writes a warning to standard error.
+pub(crate) fn warn(text: &str) {
+    note(&format!("warning: {}", super::table::one_line(text)));
+}
+
 /// Writes an error to standard error.
 pub(crate) fn error(diagnostic: &Diagnostic) {
     let text = witness_diagnostics::render(diagnostic, is_colour_wanted());

@@ -32,7 +32,7 @@ impl Bars {
     /// Adds a bar that counts bytes.
     pub(crate) fn bytes(&self, label: &str, total_bytes: u64) -> ProgressBar {
         let bar = self.bars.add(ProgressBar::new(total_bytes));
-        let template = "{msg:<28!} {bar:24} {bytes:>10}/{total_bytes:<10} {bytes_per_sec:>12} {eta:>4}";
+        let template = "{msg:<33!} {bar:20} {bytes:>10}/{total_bytes:<10} {bytes_per_sec:>12} {eta:>4}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style.progress_chars("█▌ "));
         }
@@ -75,6 +75,59 @@ impl Bars {
     /// Removes everything that is still drawn.
     pub(crate) fn clear(&self) {
         let _ = self.bars.clear();
+    }
+}
+
+/// Lines of progress that the daemon sends, drawn as they come: a bar for a step that counts bytes, a spinner for one that does not. Warnings stay.
+pub(crate) struct Told<'a> {
+    bars: &'a Bars,
+    step: Option<Step>,
+}
+
+struct Step {
+    status: String,
+    bar: ProgressBar,
+    counts_bytes: bool,
+}
+
+impl<'a> Told<'a> {
+    /// Returns a drawing of nothing yet.
+    pub(crate) fn new(bars: &'a Bars) -> Self {
+        Self { bars, step: None }
+    }
+
+    /// Draws one line.
+    pub(crate) fn line(&mut self, status: &str, completed_bytes: u64, total_bytes: u64) {
+        if status.is_empty() {
+            return;
+        }
+        if let Some(warning) = status.strip_prefix("warning: ") {
+            self.bars.say(&format!("warning: {}", super::table::one_line(warning)));
+            return;
+        }
+        if self.step.as_ref().is_none_or(|step| step.status != status) {
+            if let Some(step) = self.step.take() {
+                step.bar.finish();
+            }
+            // Which layers were new is for the log; a person wants to know the step.
+            if status == "success" || status.contains(" layer ") {
+                return;
+            }
+            self.step = Some(Step {
+                status: status.to_owned(),
+                bar: self.bars.step(status),
+                counts_bytes: false,
+            });
+        }
+        let Some(step) = self.step.as_mut().filter(|_| total_bytes > 0) else {
+            return;
+        };
+        if !step.counts_bytes {
+            step.bar.finish_and_clear();
+            step.bar = self.bars.bytes(status, total_bytes);
+            step.counts_bytes = true;
+        }
+        step.bar.set_position(completed_bytes);
     }
 }
 

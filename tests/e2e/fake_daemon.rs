@@ -1,11 +1,18 @@
-//! A daemon that only plays: it answers the routes of training from a script and remembers what it was asked. It shows what the
+//! A daemon that only plays: it answers the routes of training and of other forms of models from a script and remembers what it was asked. It shows what the
 //! program says and sends without a model, a plugin or the time that a run takes.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 
 use serde_json::{Value, json};
+
+/// Line that is noted when a client leaves a making that hangs.
+pub(crate) const LEFT: &str = "left";
+
+const LINES_HEAD: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\nconnection: close\r\n\r\n";
 
 /// What was asked.
 #[derive(Clone, Debug)]
@@ -29,10 +36,17 @@ pub(crate) struct Script {
     pub(crate) lines_stopped: Vec<Value>,
     /// The runs.
     pub(crate) jobs: Vec<Value>,
+    /// What a model would become.
+    pub(crate) transform_plan: Value,
+    /// Lines of the making of a model, and of an export.
+    pub(crate) making: Vec<Value>,
+    /// Whether the making never ends by itself.
+    pub(crate) making_hangs: bool,
 }
 
 struct State {
     script: Script,
+    host: String,
     asked: Mutex<Vec<Asked>>,
     is_stopped: Mutex<bool>,
     stopped: Condvar,
@@ -50,6 +64,7 @@ impl FakeDaemon {
         let host = listener.local_addr().unwrap().to_string();
         let state = Arc::new(State {
             script,
+            host: host.clone(),
             asked: Mutex::default(),
             is_stopped: Mutex::default(),
             stopped: Condvar::new(),
@@ -62,6 +77,18 @@ impl FakeDaemon {
             }
         });
         Self { host, state }
+    }
+
+    /// Listens on a unix socket too, as what writes files must be asked there.
+    pub(crate) fn also_at(&self, socket: &Path) {
+        let listener = UnixListener::bind(socket).unwrap();
+        let shared = Arc::clone(&self.state);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let state = Arc::clone(&shared);
+                std::thread::spawn(move || state.answer(stream));
+            }
+        });
     }
 
     /// Returns the bodies of the requests whose first line begins so.
@@ -82,9 +109,9 @@ impl FakeDaemon {
 }
 
 impl State {
-    fn answer(&self, mut stream: TcpStream) {
+    fn answer(&self, mut stream: impl Read + Write) {
         // A client looks whether anybody is there before it asks: such a connection says nothing.
-        let Some(asked) = read(&stream) else {
+        let Some(asked) = read(&mut stream) else {
             return;
         };
         self.asked.lock().unwrap().push(asked.clone());
@@ -99,11 +126,14 @@ impl State {
                 reply(&mut stream, 200, &json!({ "models": models }))
             }
             ("GET", "/api/witness/status") => {
-                reply(&mut stream, 200, &json!({ "memory_budget_bytes": 4_000_000_000_u64 }))
+                let status = json!({ "host": self.host, "memory_budget_bytes": 4_000_000_000_u64 });
+                reply(&mut stream, 200, &status)
             }
             ("POST", "/api/show") => reply(&mut stream, 200, &script.show),
             ("HEAD", route) if route.starts_with("/api/blobs/") => reply(&mut stream, 404, &Value::Null),
             ("POST", route) if route.starts_with("/api/blobs/") => reply(&mut stream, 201, &Value::Null),
+            ("POST", "/api/create" | "/api/witness/export") => self.making(&mut stream),
+            ("POST", "/api/witness/plan") => reply(&mut stream, 200, &script.transform_plan),
             ("POST", "/api/train") if body["plan"] == true => reply(&mut stream, 200, &json!({ "plan": script.plan })),
             ("POST", "/api/train") if body["stream"] == false => {
                 reply(&mut stream, 200, &json!({ "job": script.jobs[0] }))
@@ -137,10 +167,26 @@ impl State {
         };
     }
 
-    fn lines(&self, stream: &mut TcpStream) -> std::io::Result<()> {
-        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\nconnection: close\r\n\r\n")?;
+    fn making(&self, stream: &mut (impl Read + Write)) -> std::io::Result<()> {
+        stream.write_all(LINES_HEAD)?;
+        for line in &self.script.making {
+            stream.write_all(format!("{line}\n").as_bytes())?;
+        }
+        if self.script.making_hangs {
+            // A client that leaves closes its end.
+            let _ = stream.read(&mut [0]);
+            self.asked.lock().unwrap().push(Asked {
+                line: LEFT.to_owned(),
+                body: String::new(),
+            });
+        }
+        Ok(())
+    }
+
+    fn lines(&self, stream: &mut impl Write) -> std::io::Result<()> {
+        stream.write_all(LINES_HEAD)?;
         let mut seq = 0;
-        let mut write = |stream: &mut TcpStream, event: &Value| {
+        let mut write = |stream: &mut dyn Write, event: &Value| {
             let mut line = event.clone();
             line["seq"] = seq.into();
             line["at"] = "2026-11-26T10:00:00Z".into();
@@ -163,8 +209,8 @@ impl State {
     }
 }
 
-fn read(stream: &TcpStream) -> Option<Asked> {
-    let mut reader = BufReader::new(stream.try_clone().ok()?);
+fn read(stream: &mut impl Read) -> Option<Asked> {
+    let mut reader = BufReader::new(stream);
     let mut first = String::new();
     reader.read_line(&mut first).ok()?;
     if first.trim().is_empty() {
@@ -190,7 +236,7 @@ fn read(stream: &TcpStream) -> Option<Asked> {
     })
 }
 
-fn reply(stream: &mut TcpStream, status: u16, body: &Value) -> std::io::Result<()> {
+fn reply(stream: &mut impl Write, status: u16, body: &Value) -> std::io::Result<()> {
     let body = match body {
         Value::Null => String::new(),
         body => body.to_string(),

@@ -31,3 +31,4 @@ mod stories;
 mod talk;
 mod toy;
 mod train;
+mod transform;

@@ -287,6 +287,10 @@ async fn the_routes_of_runs_are_called_by_their_names() {
     let (client, _listener) = fake(home.path()).await;
     let refused = client.export(&witness_api::ExportRequest::default()).await.unwrap_err();
     assert!(refused.is_not_running(), "{refused}");
-    let refused = client.export_lines(&witness_api::ExportRequest::default()).await.err().unwrap();
+    let refused = client
+        .export_lines(&witness_api::ExportRequest::default())
+        .await
+        .err()
+        .unwrap();
     assert!(refused.is_not_running(), "{refused}");
 }

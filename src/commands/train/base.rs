@@ -7,7 +7,7 @@ use witness_modelfile::{Plan, Source};
 
 use super::order::{Order, absolute};
 use crate::cli::Create;
-use crate::commands::create;
+use crate::commands::{create, following, names};
 use crate::context::{Context, Outcome};
 use crate::render::output;
 use crate::render::progress::Bars;
@@ -55,11 +55,7 @@ pub(crate) fn find(context: &Context, bars: &Bars, order: &Order, model: &str) -
 fn store(context: &Context, bars: &Bars, path: &str, model: &str) -> Outcome<String> {
     let name = match model {
         "" => "training-base".to_owned(),
-        // A tag comes last.
-        model => match model.rsplit_once(':') {
-            Some((name, tag)) if !tag.contains('/') => format!("{name}-base:{tag}"),
-            _ => format!("{model}-base"),
-        },
+        model => names::with_ending(model, "-base"),
     };
     let plan = Plan {
         from: vec![Source {
@@ -76,16 +72,13 @@ fn store(context: &Context, bars: &Bars, path: &str, model: &str) -> Outcome<Str
     let arguments = Create {
         name: name.clone(),
         file: std::path::PathBuf::new(),
+        quantize: None,
         link: false,
         no_check: false,
     };
     let made = context.wait_or_interrupt(create::make(&context.client, bars, &arguments, &plan, &sources))?;
     if made.is_none() {
-        return Err(Diagnostic::new(
-            "witness::cli::interrupted",
-            Kind::Cancelled,
-            format!("`{name}` was not created"),
-        ));
+        return Err(following::interrupted(format!("`{name}` was not created")));
     }
     output::note(&format!("stored `{path}` as `{name}`, the base of the run"));
     Ok(name)

@@ -1,0 +1,163 @@
+//! The verbs that make another form of a model: `quantize`, `merge`, `export`. And the names of types, for completions.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+
+use clap::builder::{NonEmptyStringValueParser, PossibleValue, TypedValueParser};
+use clap::{Arg, Args, Command, Error, ValueEnum};
+
+/// Types that shells complete, as llama.cpp spells them. Not a list of what is allowed: the plugin that does the work judges, and knows near misses.
+const TYPES: [&str; 20] = [
+    "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q2_K_S", "Q3_K_S", "Q3_K_M", "Q3_K_L",
+    "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "IQ4_NL", "IQ4_XS",
+];
+
+/// Takes any name of a type and completes the usual ones.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TypeName;
+
+impl TypedValueParser for TypeName {
+    type Value = String;
+
+    fn parse_ref(&self, command: &Command, argument: Option<&Arg>, value: &OsStr) -> Result<String, Error> {
+        NonEmptyStringValueParser::new().parse_ref(command, argument, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(TYPES.into_iter().map(PossibleValue::new)))
+    }
+}
+
+/// Flags of `quantize`.
+#[derive(Debug, Args)]
+pub(crate) struct Quantize {
+    /// Name of the model
+    pub(crate) name: String,
+    /// Storage that its weights are brought to, in any case: `q4_K_M`
+    #[arg(value_name = "TYPE", value_parser = TypeName)]
+    pub(crate) to: String,
+    /// Name of the model to make [default: NAME with the type as its tag, `llama:q4_k_m`]
+    #[arg(long = "as", value_name = "NEW")]
+    pub(crate) target: Option<String>,
+    /// Importance matrix that says which weights count
+    #[arg(long, value_name = "FILE")]
+    pub(crate) imatrix: Option<PathBuf>,
+    /// Type of the tensors whose GGUF names hold this regular expression; the first that fits counts (repeatable)
+    #[arg(long = "tensor-type", value_name = "PATTERN=TYPE", value_parser = tensor_type)]
+    pub(crate) tensor_types: Vec<(String, String)>,
+    /// Type of the output matrix
+    #[arg(long, value_name = "TYPE", value_parser = TypeName, hide_possible_values = true)]
+    pub(crate) output_tensor_type: Option<String>,
+    /// Type of the token embedding
+    #[arg(long, value_name = "TYPE", value_parser = TypeName, hide_possible_values = true)]
+    pub(crate) token_embedding_type: Option<String>,
+    /// Give all matrices the one type, in place of the mixture that its name stands for
+    #[arg(long)]
+    pub(crate) pure: bool,
+    /// Quantize weights that are quantized already, with the loss of both
+    #[arg(long)]
+    pub(crate) allow_requantize: bool,
+    /// Show what every tensor would become, and make nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// With --dry-run: print JSON
+    #[arg(long, requires = "dry_run")]
+    pub(crate) json: bool,
+}
+
+/// Reads `PATTERN=TYPE`. The last `=` counts: a pattern may hold one.
+fn tensor_type(text: &str) -> Result<(String, String), String> {
+    match text.rsplit_once('=') {
+        Some((pattern, name)) if !pattern.is_empty() && !name.is_empty() => Ok((pattern.to_owned(), name.to_owned())),
+        _ => Err("write a pattern and a type: `attn_v=q8_0`".to_owned()),
+    }
+}
+
+/// Flags of `merge`.
+#[derive(Debug, Args)]
+pub(crate) struct Merge {
+    /// Name of the model
+    pub(crate) name: String,
+    /// Adapter to merge [default: the one that answers]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) adapter: Option<String>,
+    /// Merge the adapter of this checkpoint
+    #[arg(long, value_name = "STEP", conflicts_with = "adapter")]
+    pub(crate) checkpoint: Option<u64>,
+    /// Name of the model to make [default: `NAME-merged`]
+    #[arg(long = "as", value_name = "NEW")]
+    pub(crate) target: Option<String>,
+    /// Bring the merged weights to this storage: `q4_K_M`
+    #[arg(long, value_name = "TYPE", value_parser = TypeName, hide_possible_values = true)]
+    pub(crate) quantize: Option<String>,
+}
+
+/// Flags of `export`.
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// Name of the model
+    pub(crate) name: String,
+    /// Folder to write into: new or empty
+    pub(crate) directory: PathBuf,
+    /// Form of the files
+    #[arg(long, value_enum, value_name = "FORM", default_value_t = ExportForm::Peft)]
+    pub(crate) to: ExportForm,
+    /// Adapter to write, or to merge [default: the one that answers]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) adapter: Option<String>,
+    /// The adapter of this checkpoint
+    #[arg(long, value_name = "STEP", conflicts_with = "adapter")]
+    pub(crate) checkpoint: Option<u64>,
+    /// Merge the adapter into the model; without it `safetensors` and `gguf` hold the base alone
+    #[arg(long)]
+    pub(crate) merge: bool,
+    /// Bring the weights to this storage: `q4_K_M` (with `--to gguf`)
+    #[arg(long, value_name = "TYPE", value_parser = TypeName, hide_possible_values = true)]
+    pub(crate) quantize: Option<String>,
+    /// Write over files that are there
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Forms that files are written in.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum ExportForm {
+    /// The adapter as PEFT's adapter_config.json and adapter_model.safetensors
+    Peft,
+    /// The model as a Hugging Face folder
+    Safetensors,
+    /// The model as one GGUF file
+    Gguf,
+    /// The adapter as a GGUF file, for llama.cpp
+    GgufAdapter,
+}
+
+impl ExportForm {
+    /// Returns its name on the wire.
+    pub(crate) fn as_wire(self) -> &'static str {
+        match self {
+            ExportForm::Peft => "peft",
+            ExportForm::Safetensors => "safetensors",
+            ExportForm::Gguf => "gguf",
+            ExportForm::GgufAdapter => "gguf_adapter",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_may_hold_an_equals_sign() {
+        let pair = |pattern: &str, name: &str| Ok((pattern.to_owned(), name.to_owned()));
+        assert_eq!(tensor_type("attn_v=q8_0"), pair("attn_v", "q8_0"));
+        assert_eq!(tensor_type(r"blk\.(0|1)=.*=f16"), pair(r"blk\.(0|1)=.*", "f16"));
+        for text in ["attn_v", "=q8_0", "attn_v=", "="] {
+            assert!(tensor_type(text).is_err(), "{text}");
+        }
+    }
+}
