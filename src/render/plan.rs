@@ -23,21 +23,19 @@ pub(crate) fn text(plan: &TransformPlan, name: &str, width: Option<usize>) -> St
     let mut out = table.render(width);
     out.push('\n');
     out += &line(format!(
-        "{} tensors of `{}`, {}: {}",
+        "`{name}` would have {} tensors: {}",
         plan.tensors.len(),
-        name,
-        plan.architecture,
         by_type(&plan.tensors)
     ));
     out += &line(format!(
-        "from {}, {}, to {}, {}: {:.2} bits a weight",
+        "{}, {} -> {}, {}: {:.2} bits a weight",
         plan.from,
         size(plan.source_bytes),
         plan.to,
         size(plan.target_bytes),
         plan.bits_per_weight
     ));
-    out + &line(format!("memory for the work: up to {}", size(plan.memory_bytes)))
+    out + &line(format!("the work takes up to {} of memory", size(plan.memory_bytes)))
 }
 
 /// Sums the tensors by their type then, the largest sum first.
@@ -84,6 +82,16 @@ mod tests {
             ],
             warnings: Vec::new(),
         };
-        insta::assert_snapshot!(text(&plan, "llama:q4_k_m", None), @"");
+        insta::assert_snapshot!(text(&plan, "llama:q4_k_m", None), @r"
+        TENSOR                   SHAPE         FROM   TO     SIZE
+        token_embd.weight        [1024, 256]   BF16   Q6_K   215 kB
+        blk.0.attn_norm.weight   [256]         BF16   F32    1.0 kB
+        blk.0.attn_q.weight      [256, 256]    BF16   Q4_K   37 kB
+        blk.0.attn_v.weight      [256, 256]    BF16   Q6_K   54 kB
+
+        `llama:q4_k_m` would have 4 tensors: 2 Q6_K (269 kB), 1 Q4_K (37 kB), 1 F32 (1.0 kB)
+        BF16, 1.1 MB -> Q4_K_M, 345 kB: 4.85 bits a weight
+        the work takes up to 12 MB of memory
+        ");
     }
 }

@@ -131,9 +131,9 @@ fn a_dry_run_is_a_table_and_makes_nothing() {
     token_embd.weight     [1024, 256]   BF16   Q6_K   215 kB
     blk.0.attn_q.weight   [256, 256]    BF16   Q4_K   37 kB
 
-    2 tensors of `llama:q4_k_m`, llama: 1 Q6_K (215 kB), 1 Q4_K (37 kB)
-    from BF16, 1.1 MB, to Q4_K_M, 345 kB: 4.85 bits a weight
-    memory for the work: up to 12 MB
+    `llama:q4_k_m` would have 2 tensors: 1 Q6_K (215 kB), 1 Q4_K (37 kB)
+    BF16, 1.1 MB -> Q4_K_M, 345 kB: 4.85 bits a weight
+    the work takes up to 12 MB of memory
     ");
     let json = run(&desk, &daemon, &["quantize", "llama", "q4_K_M", "--dry-run", "--json"]).json();
     assert_eq!(
