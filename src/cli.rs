@@ -235,7 +235,7 @@ pub(crate) struct Create {
     #[arg(short, long, value_name = "MODELFILE", default_value = "Modelfile")]
     pub(crate) file: PathBuf,
     /// Bring the weights to this storage: `q4_K_M`; in place of the recipe's QUANTIZE
-    #[arg(short, long, value_name = "TYPE", value_parser = TypeName)]
+    #[arg(short, long, value_name = "TYPE", value_parser = TypeName, hide_possible_values = true)]
     pub(crate) quantize: Option<String>,
     /// Link files into the store instead of copying them, where the file system allows it
     #[arg(long)]

@@ -212,3 +212,26 @@ async fn what_fails_writes_nothing() {
         assert_eq!((left_over(&daemon), out.exists()), (0, false), "{content}");
     }
 }
+
+// Ctrl-C: the worker goes with what it had written, and the user's directory is not even there.
+#[tokio::test]
+async fn a_reader_who_leaves_ends_it() {
+    let daemon = TestDaemon::start(&[]).await;
+    daemon.create("parent", "transform-waits for ever").await;
+    let out = daemon.home.path().join("out");
+    let body = json!({"model": "parent", "directory": out, "form": "gguf", "stream": true});
+    let mut workers = daemon.fake.transforming.subscribe();
+    tokio::select! {
+        reply = export(&daemon, body) => panic!("it ended: {}", reply.text()),
+        seen = workers.wait_for(|count| *count == 1) => drop(seen.unwrap()),
+    }
+    workers.wait_for(|count| *count == 0).await.unwrap();
+    for _ in 0..100 {
+        if left_over(&daemon) == 0 {
+            assert!(!out.exists());
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("the working directory is still there");
+}
