@@ -57,6 +57,10 @@ impl Desk {
         desk
     }
 
+    pub(crate) fn home(&self) -> &Home {
+        &self.home
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.home.path()
     }

@@ -23,6 +23,7 @@ mod list;
 mod names;
 mod oracle;
 mod plugin;
+mod quantize;
 mod quickstart;
 mod readme;
 mod run;

@@ -21,6 +21,8 @@ enum Step<'a> {
 
 const CASELESS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)";
 const SPELLED: &str = r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])";
+/// The same with the apostrophe in front, as this project's own trained tokenizers have it.
+const FACTORED: &str = r"'(?:[sS]|[tT]|[rR][eE]|[vV][eE]|[mM]|[lL][lL]|[dD])";
 const LLAMA3: &str = r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN2: &str = r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN35: &str = r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -45,7 +47,7 @@ pub(crate) fn name(model: &str, tokenizer: &Value) -> Result<&'static str> {
     let steps = steps(definition).ok_or_else(unknown)?;
     let takes_whole_words = tokenizer["model"]["ignore_merges"].as_bool().unwrap_or(false);
     let is = |pattern: &str, rest: &str| {
-        [CASELESS, SPELLED]
+        [CASELESS, SPELLED, FACTORED]
             .iter()
             .any(|start| pattern.strip_prefix(start).is_some_and(|found| found == rest))
     };
@@ -147,6 +149,7 @@ mod tests {
         for (definition, whole, name) in [
             (split(&format!("{CASELESS}{LLAMA3}")), true, "llama-bpe"),
             (split(&format!("{SPELLED}{LLAMA3}")), false, "smaug-bpe"),
+            (split(&format!("{FACTORED}{LLAMA3}")), false, "smaug-bpe"),
             (split(&format!("{CASELESS}{QWEN2}")), false, "qwen2"),
             (split(TEKKEN), false, "tekken"),
             (split(O200K), false, "gpt-4o"),
