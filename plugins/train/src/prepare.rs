@@ -7,7 +7,7 @@ use witness_formats::safetensors::SafeTensors;
 use witness_plugin_protocol::{
     self as wire, Compat, TrainAlternative, TrainMethod, TrainPlan, TrainRequest, TrainSettings,
 };
-use witness_recipe::unreachable;
+use witness_recipe::{unbounded, unreachable};
 use witness_template::CivilTime;
 use witness_training::{
     BaseStorage, Census, Compute, GgufWeights, MemoryEstimate, MemoryRequest, Method, RandomWeights, Recompute, Trainer,
@@ -161,6 +161,7 @@ fn plan(
         n_validation_rows: data.validation.counts.n_rows,
     };
     warnings.extend(unreachable(settings, reached));
+    warnings.extend(unbounded(settings, reached));
     Ok(TrainPlan {
         settings: settings.clone(),
         architecture: base.config.family.model_type().to_owned(),

@@ -46,4 +46,4 @@ pub use error::{Fault, Problem, RecipeError};
 pub use node::{DEPTH_MAX, NODES_MAX, Position, TEXT_BYTES_MAX};
 pub use recipe::{Given, GivenValue, Layers, Recipe, Text};
 pub use settings::{Group, SETTINGS, Setting};
-pub use unreachable::{Extent, interval, unreachable};
+pub use unreachable::{Extent, interval, unbounded, unreachable};

@@ -59,6 +59,19 @@ pub fn unreachable(settings: &TrainSettings, extent: Extent) -> Vec<String> {
     told
 }
 
+/// Of more checkpoints than these a person should know before they fill the disk.
+const CHECKPOINTS_UNTOLD: u64 = 10;
+
+/// Says how many checkpoints will lie there at the end, where nothing bounds them and they are many.
+pub fn unbounded(settings: &TrainSettings, extent: Extent) -> Option<String> {
+    match saves(settings, extent) {
+        Happens::Times(times) if settings.save_total_limit.is_none() && times > CHECKPOINTS_UNTOLD => Some(format!(
+            "{times} checkpoints will be kept, each with the state of the optimizer: `save_total_limit` bounds them"
+        )),
+        _ => None,
+    }
+}
+
 enum Happens {
     Times(u64),
     Never(String),
@@ -142,6 +155,24 @@ mod tests {
             n_validation_rows: 3,
         };
         assert_eq!(unreachable(&settings, reachable), Vec::<String>::new());
+    }
+
+    #[test]
+    fn many_checkpoints_without_a_bound_are_told() {
+        let mut settings = TrainSettings {
+            save_strategy: When::Epoch,
+            ..TrainSettings::default()
+        };
+        let extent = |n_epochs: u64| Extent {
+            n_steps: 10 * n_epochs,
+            steps_per_epoch: 10,
+            n_validation_rows: 0,
+        };
+        assert_eq!(unbounded(&settings, extent(10)), None);
+        let told = unbounded(&settings, extent(30)).unwrap_or_default();
+        assert!(told.starts_with("30 checkpoints will be kept"), "{told}");
+        settings.save_total_limit = Some(3);
+        assert_eq!(unbounded(&settings, extent(30)), None);
     }
 
     #[test]

@@ -9,13 +9,13 @@ fn recipe(name: &str) -> Recipe {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../../modelfiles/quickstart")
         .join(name);
-    let text = std::fs::read_to_string(&path).unwrap();
+    let text = std::fs::read_to_string(&path).expect("the quick start is committed");
     let text = Some(Text { name, text: &text });
     Recipe::resolve(Layers {
         text,
         ..Layers::default()
     })
-    .unwrap()
+    .expect("a recipe that can be read")
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What goes wrong, and what is said of it.
 
 use std::path::Path;
+use std::process::Command;
 
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_plugin_protocol::{ModelForm, TransformRequest};
@@ -123,4 +124,52 @@ fn importance_weighs_and_must_fit() {
     let cut = home.path().join("cut.dat");
     std::fs::write(&cut, 5i32.to_le_bytes()).unwrap();
     assert_eq!(refused(with(&cut)).code, "witness::quantize::imatrix");
+}
+
+/// A mount that is undone when dropped.
+struct Mounted<'a>(&'a Path);
+
+impl<'a> Mounted<'a> {
+    fn tmpfs(at: &'a Path, bytes: &str) -> Option<Self> {
+        let options = format!("size={bytes},mode=0700");
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "witness-test"])
+            .arg(at)
+            .output();
+        mount.ok()?.status.success().then_some(Self(at))
+    }
+}
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}
+
+// A disk that is full in the middle, in every form: the error is the machine's, says so, and names no success.
+#[test]
+fn a_full_disk_is_the_machine_s_fault() {
+    let toy = toy();
+    let disk = tempfile::tempdir().unwrap();
+    let Some(_mounted) = Mounted::tmpfs(disk.path(), "1m") else {
+        eprintln!("skipped: a full disk needs the right to mount a tmpfs");
+        return;
+    };
+    for (form, quantization) in [
+        (ModelForm::Gguf, Some("F32")),
+        (ModelForm::Gguf, Some("Q8_0")),
+        (ModelForm::Safetensors, None),
+    ] {
+        let request = TransformRequest {
+            directory: disk.path().to_owned(),
+            ..request(toy.path(), form, quantization)
+        };
+        let error = run(&request, &mut Ear::default()).unwrap_err();
+        assert_eq!(error.kind, Kind::Environment, "{error:?}");
+        let told = format!("{error:?}");
+        assert!(told.contains("No space left"), "{told}");
+        for entry in std::fs::read_dir(disk.path()).unwrap() {
+            std::fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+    }
 }
