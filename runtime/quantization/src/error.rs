@@ -74,7 +74,7 @@ pub enum QuantizationError {
     /// A name that is not known.
     #[error("`{found}` is not a {what}; known are {known}")]
     Name {
-        /// What was to be named: `mixture` or `tensor type`.
+        /// What was to be named: `type to quantize to` or `tensor type`.
         what: &'static str,
         /// The word.
         found: String,

@@ -125,7 +125,7 @@ impl FromStr for Mixture {
         found
             .map(|(_, mixture)| mixture)
             .ok_or_else(|| QuantizationError::Name {
-                what: "mixture",
+                what: "type to quantize to",
                 found: word.to_owned(),
                 known: list(TABLE.iter().map(|row| row.name)),
                 near: near_miss(word, names.map(|(name, _)| name)).map(str::to_owned),
@@ -175,7 +175,7 @@ mod tests {
         assert!(
             diagnostic
                 .message
-                .contains("`Q4KM` is not a mixture; known are Q2_K_S, "),
+                .contains("`Q4KM` is not a type to quantize to; known are Q2_K_S, "),
             "{diagnostic:?}"
         );
         assert_eq!(diagnostic.hints, ["did you mean `Q4_K_M`?"]);
