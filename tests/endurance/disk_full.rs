@@ -1,9 +1,9 @@
 //! A disk that is full in the middle of a create.
 
 use crate::harness::gguf::{Shape, write};
+use crate::harness::tmpfs::Mounted;
 use crate::harness::{Daemon, Home};
 use std::path::Path;
-use std::process::Command;
 
 /// Goal: an error that names the bytes needed and the bytes free, nothing lost, and the same request works once there is room,
 /// without a restart. Method: the store lies on a small tmpfs, which needs the right to mount.
@@ -56,25 +56,4 @@ fn a_full_disk_costs_nothing_but_the_request() {
         String::from_utf8_lossy(&second.stderr)
     );
     daemon.stop();
-}
-
-/// A mount that is undone when dropped.
-struct Mounted<'a>(&'a Path);
-
-impl<'a> Mounted<'a> {
-    fn tmpfs(at: &'a Path, bytes: &str) -> Option<Self> {
-        let options = format!("size={bytes},mode=0700");
-        let output = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &options, "witness-test"])
-            .arg(at)
-            .output()
-            .ok()?;
-        output.status.success().then_some(Self(at))
-    }
-}
-
-impl Drop for Mounted<'_> {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0).status();
-    }
 }

@@ -3,6 +3,7 @@
 #![expect(dead_code, reason = "each test program uses a part of the harness")]
 
 pub(crate) mod gguf;
+pub(crate) mod tmpfs;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -6,18 +6,15 @@ use std::sync::Arc;
 use witness_conversion::{ConversionError, Family, GgufPlan, HfPlan, Merged, Weights};
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_formats::adapter::{Adapter, Heads};
-use witness_formats::gguf::{GgmlType, Gguf, OwnedValue, names};
+use witness_formats::gguf::{GgmlType, Gguf, OwnedValue, has_magic, names};
 use witness_formats::hf::HfConfig;
 use witness_formats::safetensors::SafeTensors;
 use witness_formats::{Dtype, FileSet};
 use witness_plugin_protocol::{AdapterSpec, FileRef, TransformRequest};
-use witness_quantization::ModelFacts;
+use witness_quantization::{Mixture, ModelFacts};
 
 use crate::error::{Result, cannot_write, refused};
 use crate::pieces::Piece;
-
-/// First bytes of a GGUF file.
-const GGUF_MAGIC: &[u8; 4] = b"GGUF";
 
 /// An opened base.
 pub(crate) enum Base {
@@ -57,16 +54,10 @@ pub(crate) struct Directory {
 impl Base {
     /// Looks at the files of a request.
     pub(crate) fn open(request: &TransformRequest) -> Result<Base> {
-        let is_gguf = |file: &FileRef| {
-            use std::io::Read;
-            let mut magic = [0; 4];
-            let read = std::fs::File::open(&file.path).and_then(|mut file| file.read_exact(&mut magic));
-            read.is_ok() && &magic == GGUF_MAGIC
-        };
         let files = &request.model.files;
         let parts: Vec<PathBuf> = files
             .iter()
-            .filter(|file| is_gguf(file))
+            .filter(|file| has_magic(&file.path))
             .map(|file| file.path.clone())
             .collect();
         match parts.is_empty() {
@@ -105,10 +96,11 @@ impl Base {
             (Base::Gguf(parts), None) => Model::of_file(&Arc::new(Gguf::open(parts)?))?,
             (Base::Gguf(parts), Some(adapter)) => {
                 let gguf = Arc::new(Gguf::open(parts)?);
+                let adapter = open_adapter(adapter)?;
+                let changed = changed_by(&adapter, &gguf)?;
                 let directory = merged_directory(parts, adapter)?;
                 let files = written(&directory.files, scratch)?;
                 let made = GgufPlan::from_hf_with(&files, name, directory.weights)?;
-                let changed = changed_by(&open_adapter(adapter)?, &gguf)?;
                 Model::of_file(&gguf)?.with_merged(made, &changed)
             }
         };
@@ -121,7 +113,7 @@ impl Base {
     /// Returns the Hugging Face directory that it becomes.
     pub(crate) fn directory(&self, request: &TransformRequest) -> Result<Directory> {
         match (self, &request.adapter) {
-            (Base::Gguf(parts), Some(adapter)) => merged_directory(parts, adapter),
+            (Base::Gguf(parts), Some(adapter)) => merged_directory(parts, open_adapter(adapter)?),
             (Base::Gguf(parts), None) => {
                 let gguf = Gguf::open(parts)?;
                 let (storage, was_quantized) = (gguf.file_type(), has_blocks(&gguf));
@@ -201,7 +193,7 @@ impl Model {
                 n_experts: 0,
             },
             storage: file.name(),
-            file_type: Some(file_type_of(file)),
+            file_type: Some(file.name().parse::<Mixture>()?.file_type()),
             pieces: plan
                 .tensors
                 .iter()
@@ -252,17 +244,13 @@ impl Directory {
 }
 
 /// Merges an adapter into a GGUF base, as a directory.
-fn merged_directory(parts: &[PathBuf], adapter: &AdapterSpec) -> Result<Directory> {
+fn merged_directory(parts: &[PathBuf], adapter: Adapter) -> Result<Directory> {
     let gguf = Gguf::open(parts)?;
     let (storage, was_quantized) = (gguf.file_type(), has_blocks(&gguf));
     let plan = HfPlan::from_gguf(gguf, Box::new(decode))?;
     let (n_heads, n_kv_heads) = plan.heads;
     let was_tied = plan.weights.describe("lm_head.weight").is_none();
-    let merged = Merged::new(
-        Arc::clone(&plan.weights),
-        open_adapter(adapter)?,
-        Heads { n_heads, n_kv_heads },
-    )?;
+    let merged = Merged::new(Arc::clone(&plan.weights), adapter, Heads { n_heads, n_kv_heads })?;
     let is_tied = was_tied && !merged.unties_embedding();
     Ok(Directory::of(
         plan.with_weights(Arc::new(merged), is_tied),
@@ -321,20 +309,9 @@ pub(crate) fn storage_of(weights: &dyn Weights) -> Dtype {
     most.map_or(Dtype::F32, |(dtype, _)| dtype)
 }
 
+/// Returns the type that plain numbers are written in; F32 holds what no type of weights does.
 fn dense_of(dtype: Dtype) -> GgmlType {
-    match dtype {
-        Dtype::F16 => GgmlType::F16,
-        Dtype::BF16 => GgmlType::BF16,
-        _ => GgmlType::F32,
-    }
-}
-
-fn file_type_of(dense: GgmlType) -> u32 {
-    match dense {
-        GgmlType::F16 => 1,
-        GgmlType::BF16 => 32,
-        _ => 0,
-    }
+    GgmlType::of_weights(dtype).unwrap_or(GgmlType::F32)
 }
 
 /// Sets a key where it is, or at the end.

@@ -1,20 +1,16 @@
 //! The files of a model, opened and recognised; what differs between the two formats is decided here and nowhere else in this plugin.
 
-use std::io::Read;
 use std::path::PathBuf;
 
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_formats::FileSet;
-use witness_formats::gguf::Gguf;
+use witness_formats::gguf::{Gguf, has_magic};
 use witness_formats::hf::{GenerationConfig, HfConfig, TokenizerConfig};
 use witness_formats::safetensors::SafeTensors;
 use witness_model::source::{GgufSource, HfSource, config_of_gguf, config_of_hf};
 use witness_model::{Config, Model};
 use witness_plugin_protocol::FileRef;
 use witness_tokenizer::Tokenizer;
-
-/// First bytes of a GGUF file.
-const GGUF_MAGIC: &[u8; 4] = b"GGUF";
 
 /// Template for a model that has none: the texts one after the other, which is what a base model continues.
 const PLAIN_TEMPLATE: &str =
@@ -39,18 +35,12 @@ pub(crate) fn file_set(files: &[FileRef], label: &str) -> Result<FileSet, Diagno
     Ok(FileSet::new(files.iter().map(|file| (file.name.clone(), file.path.clone())))?.with_label(label))
 }
 
-fn is_gguf(file: &FileRef) -> bool {
-    let mut magic = [0; 4];
-    let read = std::fs::File::open(&file.path).and_then(|mut file| file.read_exact(&mut magic));
-    read.is_ok() && &magic == GGUF_MAGIC
-}
-
 impl Bundle {
     /// Opens files without reading weights.
     pub(crate) fn open(files: &[FileRef]) -> Result<Self, Diagnostic> {
         let parts: Vec<_> = files
             .iter()
-            .filter(|file| is_gguf(file))
+            .filter(|file| has_magic(&file.path))
             .map(|file| file.path.clone())
             .collect();
         if !parts.is_empty() {

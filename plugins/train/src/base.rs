@@ -1,20 +1,16 @@
 //! The base model's files: its shape, its tokenizer and the template that lays out its conversations. Weights are read later, once.
 
-use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_formats::FileSet;
-use witness_formats::gguf::Gguf;
+use witness_formats::gguf::{Gguf, has_magic};
 use witness_formats::hf::{DecoderConfig, GenerationConfig, HfConfig, TokenizerConfig};
 use witness_formats::safetensors::SafeTensors;
 use witness_plugin_protocol::{FileRef, ModelSpec};
 use witness_template::ChatTemplate;
 use witness_tokenizer::Tokenizer;
-
-/// First bytes of a GGUF file.
-const GGUF_MAGIC: &[u8; 4] = b"GGUF";
 
 /// Lays out conversations for a model without a template: the texts one after the other, as they are served for such a model.
 const PLAIN_TEMPLATE: &str =
@@ -99,12 +95,6 @@ impl Template {
     }
 }
 
-fn is_gguf(file: &FileRef) -> bool {
-    let mut magic = [0; 4];
-    let read = std::fs::File::open(&file.path).and_then(|mut file| file.read_exact(&mut magic));
-    read.is_ok() && &magic == GGUF_MAGIC
-}
-
 /// Makes a set of files of what the host names.
 pub(crate) fn file_set(files: &[FileRef], label: &str) -> Result<FileSet, Diagnostic> {
     Ok(FileSet::new(files.iter().map(|file| (file.name.clone(), file.path.clone())))?.with_label(label))
@@ -116,7 +106,7 @@ impl Base {
         let parts: Vec<PathBuf> = model
             .files
             .iter()
-            .filter(|file| is_gguf(file))
+            .filter(|file| has_magic(&file.path))
             .map(|file| file.path.clone())
             .collect();
         if parts.is_empty() {

@@ -8,7 +8,7 @@ use std::io::Write;
 
 use serde_json::{Map, Value, json};
 use witness_formats::{
-    Dtype, TensorRef,
+    TensorRef,
     adapter::{Adapter, Heads, LoraKind, LoraPair},
     gguf::{self, GgmlType, names, rows::RowOrder},
     safetensors,
@@ -66,16 +66,13 @@ pub fn adapter_to_gguf<W: Write>(adapter: Adapter, family: Family, heads: Heads,
 }
 
 fn dense_type(tensor: &TensorRef, label: &str) -> Result<GgmlType> {
-    match tensor.dtype() {
-        Dtype::F32 => Ok(GgmlType::F32),
-        Dtype::F16 => Ok(GgmlType::F16),
-        Dtype::BF16 => Ok(GgmlType::BF16),
-        other => Err(ConversionError::unsupported(
+    GgmlType::of_weights(tensor.dtype()).ok_or_else(|| {
+        ConversionError::unsupported(
             label,
-            format!("its tensors are of type {}", other.name()),
+            format!("its tensors are of type {}", tensor.dtype().name()),
             "save the adapter with float32, float16 or bfloat16 tensors",
-        )),
-    }
+        )
+    })
 }
 
 /// Returns the alpha that gives every pair its scale: llama.cpp takes `alpha / rank`.

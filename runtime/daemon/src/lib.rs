@@ -26,6 +26,7 @@ mod limits;
 mod memory;
 mod modelfile;
 mod models;
+mod product;
 mod progress;
 mod reckon;
 mod reply;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use witness_api::Progress;
-use witness_diagnostics::{Diagnostic, Kind};
+use witness_diagnostics::Diagnostic;
 use witness_plugin_protocol::{FileRef, ModelInfo, TransformEvent, TransformReply, TransformRequest};
 use witness_registry::{ImportOptions, Lease, Registry, WorkingDirectory};
 
@@ -17,6 +17,7 @@ use crate::create::Lines;
 use crate::create::order::check_file_name;
 use crate::limits::FILES_MAX;
 use crate::models::library::{blocking, shutting_down};
+use crate::product;
 
 /// Room that files need beside their tensors: metadata, a tokenizer, alignment.
 const BESIDE_BYTES: u64 = 64 << 20;
@@ -117,14 +118,9 @@ impl Made {
                 takes: true,
                 ..ImportOptions::default()
             };
-            let blob = registry.import_file(&path, options)?;
-            files.push(FileRef {
-                name,
-                path: registry.blob_path(&blob.digest),
-                digest: blob.digest.as_str().to_owned(),
-                size: blob.size,
-            });
-            leases.push(blob.lease);
+            let (file, lease) = product::store(registry, &name, &path, options)?;
+            files.push(file);
+            leases.push(lease);
         }
         Ok(Stored { files, leases })
     }
@@ -164,20 +160,11 @@ async fn say(lines: &Lines, line: Progress) {
 /// Returns the path of a file, if it leads nowhere else.
 fn inside(directory: &Path, name: &str) -> Result<PathBuf, String> {
     check_file_name(name, name).map_err(|error| error.to_string())?;
-    let resolve = |path: &Path| path.canonicalize().map_err(|error| format!("`{name}`: {error}"));
-    let path = resolve(&directory.join(name))?;
-    match path.starts_with(resolve(directory)?) {
-        true => Ok(path),
-        false => Err(format!("`{name}` leads out of its directory")),
-    }
+    let resolved = product::resolve_inside(directory, &directory.join(name));
+    let resolved = resolved.map_err(|error| format!("`{name}`: {error}"))?;
+    resolved.ok_or_else(|| format!("`{name}` leads out of its directory"))
 }
 
 fn no_files(plugin: &str, cause: String) -> Diagnostic {
-    Diagnostic::new(
-        "witness::daemon::no_product",
-        Kind::Plugin,
-        format!("what plugin `{plugin}` says that it made cannot be taken over"),
-    )
-    .cause(cause)
-    .hint("report it to the plugin's author")
+    product::refuse(&format!("plugin `{plugin}`"), cause)
 }

@@ -31,6 +31,14 @@ pub use writer::Writer;
 
 /// The first four bytes of every GGUF file.
 pub const MAGIC: [u8; 4] = *b"GGUF";
+
+/// Says whether a file begins as a GGUF file does. One that cannot be read does not: whoever opens it says why.
+pub fn has_magic(path: &std::path::Path) -> bool {
+    use std::io::Read;
+    let mut magic = [0; MAGIC.len()];
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic));
+    read.is_ok() && magic == MAGIC
+}
 /// The alignment of tensor data when the file does not say another.
 pub const ALIGNMENT_DEFAULT: u32 = 32;
 /// The largest alignment accepted: a huge page. Known files use 32 or 64.

@@ -55,6 +55,14 @@ impl Isa {
         Isa::available().into_iter().find(|isa| isa.name() == name.trim())
     }
 
+    /// The same for the names of programs that know more sets than these: what has dot products or tiles is AVX-512 here.
+    pub fn within(name: &str) -> Option<Isa> {
+        match name.trim() {
+            "avx512bf16" | "avx512vnni" | "amx" => Isa::named("avx512"),
+            name => Isa::named(name),
+        }
+    }
+
     /// Returns all that this processor has, the least first.
     pub fn available() -> Vec<Isa> {
         let levels = LEVELS.iter().map(|(level, _)| *level);

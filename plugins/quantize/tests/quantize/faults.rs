@@ -1,13 +1,13 @@
 //! What goes wrong, and what is said of it.
 
 use std::path::Path;
-use std::process::Command;
 
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_plugin_protocol::{ModelForm, TransformRequest};
 use witness_plugin_quantize::{plan, run};
 
 use crate::support::{Ear, files, make, request, toy, write_model};
+use crate::tmpfs::Mounted;
 use crate::types::dense;
 
 fn refused(request: TransformRequest) -> Diagnostic {
@@ -124,26 +124,6 @@ fn importance_weighs_and_must_fit() {
     let cut = home.path().join("cut.dat");
     std::fs::write(&cut, 5i32.to_le_bytes()).unwrap();
     assert_eq!(refused(with(&cut)).code, "witness::quantize::imatrix");
-}
-
-/// A mount that is undone when dropped.
-struct Mounted<'a>(&'a Path);
-
-impl<'a> Mounted<'a> {
-    fn tmpfs(at: &'a Path, bytes: &str) -> Option<Self> {
-        let options = format!("size={bytes},mode=0700");
-        let mount = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &options, "witness-test"])
-            .arg(at)
-            .output();
-        mount.ok()?.status.success().then_some(Self(at))
-    }
-}
-
-impl Drop for Mounted<'_> {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0).status();
-    }
 }
 
 // A disk that is full in the middle, in every form: the error is the machine's, says so, and names no success.

@@ -5,3 +5,6 @@ mod faults;
 mod forms;
 mod support;
 mod types;
+
+#[path = "../../../../tests/harness/tmpfs.rs"]
+mod tmpfs;

@@ -1,13 +1,13 @@
 //! When things go wrong: clean errors, and the last good checkpoint untouched.
 
 use std::path::Path;
-use std::process::Command;
 
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_formats::safetensors::SafeTensors;
 use witness_plugin_protocol::{TrainEvent, TrainMethod, TrainRequest, TrainSettings, When};
 
 use crate::support::{Home, Host, assert_equal, files, run, settings, write_base};
+use crate::tmpfs::Mounted;
 
 fn failing(request: &TrainRequest) -> (Diagnostic, Vec<TrainEvent>) {
     let mut host = Host::default();
@@ -156,26 +156,6 @@ fn hostile_rows_are_told_by_line() {
         failing(&home.request("run", settings())).0.code,
         "witness::dataset::no_rows"
     );
-}
-
-/// A mount that is undone when dropped.
-struct Mounted<'a>(&'a Path);
-
-impl<'a> Mounted<'a> {
-    fn tmpfs(at: &'a Path, bytes: &str) -> Option<Self> {
-        let options = format!("size={bytes},mode=0700");
-        let mount = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &options, "witness-test"])
-            .arg(at)
-            .output();
-        mount.ok()?.status.success().then_some(Self(at))
-    }
-}
-
-impl Drop for Mounted<'_> {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0).status();
-    }
 }
 
 // The disk is filled after the second checkpoint. The third fails and leaves nothing; with room again the run goes on as if nothing had been.

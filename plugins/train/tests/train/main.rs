@@ -7,3 +7,6 @@ mod kills;
 mod oracle;
 mod runs;
 mod support;
+
+#[path = "../../../../tests/harness/tmpfs.rs"]
+mod tmpfs;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use witness_api::TrainJobLine;
-use witness_diagnostics::{Diagnostic, Kind};
+use witness_diagnostics::Diagnostic;
 use witness_plugin_protocol::{AdapterSpec, FileRef, TrainProduct, TrainReply};
 use witness_registry::{ImportOptions, Lease, ModelName, Registry};
 
@@ -21,6 +21,7 @@ use crate::create::order::{Order, Product, Texts, Trained, check_file_name};
 use crate::limits::{ADAPTERS_MAX, FILES_MAX};
 use crate::models::library::{blocking, parse_name};
 use crate::models::stored::ADAPTER_DEFAULT;
+use crate::product;
 
 /// Errors of a proof that speak of the adapter itself. With any other the adapter may be sound.
 const DISPROOFS: &[&str] = &["witness::daemon::adapter_broken", "witness::daemon::adapter_no_effect"];
@@ -168,14 +169,9 @@ fn import(
     let mut files = Vec::with_capacity(names.len());
     for name in names {
         let path = inside(output, directory, name)?;
-        let blob = registry.import_file(&path, ImportOptions::default())?;
-        files.push(FileRef {
-            name: name.clone(),
-            path: registry.blob_path(&blob.digest),
-            digest: blob.digest.as_str().to_owned(),
-            size: blob.size,
-        });
-        leases.push(blob.lease);
+        let (file, lease) = product::store(registry, name, &path, ImportOptions::default())?;
+        files.push(file);
+        leases.push(lease);
     }
     Ok(files)
 }
@@ -185,29 +181,13 @@ fn inside(output: &Path, directory: &str, name: &str) -> Result<PathBuf, Diagnos
     check_file_name(directory, directory)?;
     check_file_name(name, name)?;
     let path = output.join(directory).join(name);
-    let resolve = |path: &Path| {
-        path.canonicalize()
-            .map_err(|error| no_product(format!("`{}`: {error}", path.display())))
-    };
-    let resolved = resolve(&path)?;
-    if resolved.starts_with(resolve(output)?) {
-        Ok(resolved)
-    } else {
-        Err(no_product(format!(
-            "`{}` leads out of the run's directory",
-            path.display()
-        )))
-    }
+    let resolved =
+        product::resolve_inside(output, &path).map_err(|error| no_product(format!("`{}`: {error}", path.display())))?;
+    resolved.ok_or_else(|| no_product(format!("`{}` leads out of the run's directory", path.display())))
 }
 
 fn no_product(cause: String) -> Diagnostic {
-    Diagnostic::new(
-        "witness::daemon::no_product",
-        Kind::Plugin,
-        "what the plugin says that it made cannot be taken over",
-    )
-    .cause(cause)
-    .hint("report it to the plugin's author")
+    product::refuse("the plugin", cause)
 }
 
 /// Has a model made of what was gathered, and tells the run's followers.

@@ -173,6 +173,16 @@ impl GgmlType {
         })
     }
 
+    /// Returns the type of plain elements that can be weights: F32, F16 and BF16; nothing for any other.
+    pub fn of_weights(dtype: Dtype) -> Option<GgmlType> {
+        match dtype {
+            Dtype::F32 => Some(GgmlType::F32),
+            Dtype::F16 => Some(GgmlType::F16),
+            Dtype::BF16 => Some(GgmlType::BF16),
+            _ => None,
+        }
+    }
+
     /// Says whether elements are stored in blocks.
     pub fn is_quantized(self) -> bool {
         self.block_elements().is_some_and(|elements| elements > 1)

@@ -101,12 +101,7 @@ impl Isa {
     /// Returns what quantized blocks are decoded with beside this.
     fn decoding(self) -> witness_quantization::Isa {
         use witness_quantization::Isa as Decoding;
-        let name = match self.0 {
-            Level::Scalar => "scalar",
-            Level::Avx2 => "avx2",
-            Level::Avx512 | Level::Avx512Bf16 | Level::Amx => "avx512",
-        };
-        Decoding::named(name).unwrap_or_else(Decoding::detect)
+        Decoding::within(self.name()).unwrap_or_else(Decoding::detect)
     }
 
     pub(crate) fn level(self) -> Level {
