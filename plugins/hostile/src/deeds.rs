@@ -40,6 +40,7 @@ pub const ENTRIES: &[&str] = &[
     "null_role",
     "null_function",
     "small_table",
+    "older_table",
     "huge_table",
     "small_role",
 ];

@@ -25,7 +25,7 @@ extern "C" {
 #endif
 
 #define WITNESS_ABI_MAJOR 1u
-#define WITNESS_ABI_MINOR 0u
+#define WITNESS_ABI_MINOR 1u
 #define WITNESS_PROTOCOL_VERSION 1u
 
 #if defined(__GNUC__)
@@ -121,7 +121,7 @@ typedef struct witness_job_sink {
     int32_t (*should_stop)(void *context); /* not 0: save and end */
 } witness_job_sink;
 
-/* The roles "train" and "quantize": a job that runs to its end in one call. */
+/* The roles "train", "quantize" and "measure": a job that runs to its end in one call. */
 typedef struct witness_job_table {
     size_t struct_size;
     witness_status (*plan)(witness_slice request, witness_buffer *reply /* out */);
@@ -143,6 +143,7 @@ typedef struct witness_plugin {
     const witness_serve_table *serve;  /* or null */
     const witness_job_table *train;    /* or null */
     const witness_job_table *quantize; /* or null */
+    const witness_job_table *measure;  /* or null; since ABI 1.1 */
 } witness_plugin;
 
 /* The one exported symbol. Never returns null. */

@@ -16,6 +16,6 @@ pub use table::{
 /// Major version: tables of another major number are refused before any call.
 pub const ABI_MAJOR: u32 = 1;
 /// Minor version: raised when fields are appended.
-pub const ABI_MINOR: u32 = 0;
+pub const ABI_MINOR: u32 = 1;
 /// Name of the exported entry point, of type [`Entry`].
 pub const ENTRY_SYMBOL: &str = "witness_plugin_entry_v1";

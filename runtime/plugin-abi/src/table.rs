@@ -179,6 +179,8 @@ pub struct Plugin {
     pub train: *const JobTable,
     /// Role `quantize`, or null.
     pub quantize: *const JobTable,
+    /// Role `measure`, or null. Since ABI 1.1.
+    pub measure: *const JobTable,
 }
 
 // SAFETY: a table is immutable static data; its pointers are to static data or functions.

@@ -49,7 +49,7 @@ layouts! {
     JobSink = "witness_job_sink" { struct_size, context, emit, should_stop }
     JobTable = "witness_job_table" { struct_size, plan, run }
     Plugin = "witness_plugin" {
-        struct_size, abi_major, abi_minor, descriptor, init, shutdown, free_buffer, serve, train, quantize
+        struct_size, abi_major, abi_minor, descriptor, init, shutdown, free_buffer, serve, train, quantize, measure
     }
 }
 

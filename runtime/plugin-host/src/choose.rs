@@ -74,11 +74,7 @@ fn no_match(
     files: &[FileFacts],
     architecture: Option<&str>,
 ) -> Diagnostic {
-    let role_name = match role {
-        Role::Serve => "serve",
-        Role::Train => "train",
-        Role::Quantize => "quantize",
-    };
+    let role_name = role.name();
     if with_role.is_empty() {
         let refused = entries.iter().filter_map(|entry| Some((entry, entry.refusal()?)));
         let mut diagnostic = Diagnostic::new(

@@ -252,6 +252,7 @@ pub(crate) fn number_of_role(role: Role) -> u64 {
         Role::Serve => 0,
         Role::Train => 1,
         Role::Quantize => 2,
+        Role::Measure => 3,
     }
 }
 

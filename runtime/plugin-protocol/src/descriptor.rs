@@ -43,6 +43,20 @@ pub enum Role {
     Train,
     /// Converts, quantizes, merges, exports.
     Quantize,
+    /// Measures a model on a text: perplexity, distance from another model, importance of columns.
+    Measure,
+}
+
+impl Role {
+    /// Returns the name that a descriptor has for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Serve => "serve",
+            Role::Train => "train",
+            Role::Quantize => "quantize",
+            Role::Measure => "measure",
+        }
+    }
 }
 
 /// How a file format is recognised, so that the runtime needs no knowledge of formats. A set of files matches when any file does.

@@ -8,6 +8,7 @@
 
 mod descriptor;
 mod generate;
+mod measure;
 mod model;
 mod options;
 mod train;
@@ -16,6 +17,10 @@ mod transform;
 
 pub use descriptor::{Descriptor, FormatRule, Role};
 pub use generate::{Alternative, Done, DoneReason, GenerateRequest, Message, Prompt, Started, ToolCall, ToolFunction};
+pub use measure::{
+    Divergence, MeasureEvent, MeasurePlan, MeasureReply, MeasureRequest, MeasureTask, MeasuredText, SpeedCase,
+    SpeedFound,
+};
 pub use model::{
     AdapterCheck, AdapterInfo, AdapterSpec, FileRef, InspectReply, InspectRequest, LoadAdapterReply,
     LoadAdapterRequest, LoadReply, LoadRequest, MemoryEstimate, ModelInfo, ModelSpec, UnloadAdapterRequest,

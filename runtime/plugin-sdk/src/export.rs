@@ -26,6 +26,7 @@ pub struct Roles {
     serve: Option<ServeRole>,
     train: Option<&'static JobTable>,
     quantize: Option<&'static JobTable>,
+    measure: Option<&'static JobTable>,
 }
 
 /// The role `serve` without the type of its engine.
@@ -42,6 +43,7 @@ impl Roles {
             serve: None,
             train: None,
             quantize: None,
+            measure: None,
         }
     }
 
@@ -73,6 +75,15 @@ impl Roles {
     pub fn quantize<J: Job>(self, table: &'static JobTable) -> Self {
         Self {
             quantize: Some(table),
+            ..self
+        }
+    }
+
+    /// Adds the role `measure`.
+    #[must_use]
+    pub fn measure<J: Job>(self, table: &'static JobTable) -> Self {
+        Self {
+            measure: Some(table),
             ..self
         }
     }
@@ -111,6 +122,7 @@ pub fn entry<P: PluginExport>(cell: &'static PluginStatic) -> *const Plugin {
                 serve: roles.serve.map_or(std::ptr::null(), |role| &raw const *role.table),
                 train: roles.train.map_or(std::ptr::null(), |table| &raw const *table),
                 quantize: roles.quantize.map_or(std::ptr::null(), |table| &raw const *table),
+                measure: roles.measure.map_or(std::ptr::null(), |table| &raw const *table),
             }
         })
         .ok()

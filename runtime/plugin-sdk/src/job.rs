@@ -1,4 +1,4 @@
-//! The roles `train` and `quantize`: one long call that reports as it goes.
+//! The roles `train`, `quantize` and `measure`: one long call that reports as it goes.
 
 use serde::Serialize;
 use serde_json::Value;

@@ -74,10 +74,11 @@ pub mod __private {
 /// Exports a plugin from a `cdylib` crate: `descriptor` is an expression of type [`protocol::Descriptor`], evaluated once when the
 /// library is opened (keep it cheap: no model, no device is touched there); each role names the type that implements it.
 ///
-/// `serve` takes a [`Serve`], `train` and `quantize` take a [`Job`]. Use it once per crate, at module level.
+/// `serve` takes a [`Serve`], `train`, `quantize` and `measure` take a [`Job`]. Use it once per crate, at module level.
 #[macro_export]
 macro_rules! export_plugin {
-    (descriptor: $descriptor:expr $(, serve: $serve:ty)? $(, train: $train:ty)? $(, quantize: $quantize:ty)? $(,)?) => {
+    (descriptor: $descriptor:expr $(, serve: $serve:ty)? $(, train: $train:ty)? $(, quantize: $quantize:ty)?
+     $(, measure: $measure:ty)? $(,)?) => {
         const _: () = {
             struct Exported;
             static PLUGIN: $crate::__private::PluginStatic = $crate::__private::PluginStatic::new();
@@ -93,6 +94,7 @@ macro_rules! export_plugin {
             )?
             $(static TRAIN_TABLE: $crate::__private::JobTable = $crate::__private::job_table::<$train>();)?
             $(static QUANTIZE_TABLE: $crate::__private::JobTable = $crate::__private::job_table::<$quantize>();)?
+            $(static MEASURE_TABLE: $crate::__private::JobTable = $crate::__private::job_table::<$measure>();)?
             impl $crate::__private::PluginExport for Exported {
                 fn descriptor() -> $crate::__private::Descriptor {
                     $descriptor
@@ -102,6 +104,7 @@ macro_rules! export_plugin {
                     $(let roles = roles.serve::<Exported, $serve>(&SERVE_TABLE);)?
                     $(let roles = roles.train::<$train>(&TRAIN_TABLE);)?
                     $(let roles = roles.quantize::<$quantize>(&QUANTIZE_TABLE);)?
+                    $(let roles = roles.measure::<$measure>(&MEASURE_TABLE);)?
                     roles
                 }
             }

@@ -1,7 +1,7 @@
 //! One opened plugin: its tables, proven readable before anything in them is called, and the calls with their replies.
 
 use std::fs::File;
-use std::mem::{ManuallyDrop, offset_of};
+use std::mem::{ManuallyDrop, MaybeUninit, offset_of};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -27,6 +27,7 @@ pub(super) struct Library {
     serve: Option<&'static ServeTable>,
     train: Option<&'static JobTable>,
     quantize: Option<&'static JobTable>,
+    measure: Option<&'static JobTable>,
     descriptor: Descriptor,
     /// Never closed: the library was opened through it, a panic's backtrace reads it again, and a plugin that closes what is not
     /// its own must not have us close it twice.
@@ -60,11 +61,13 @@ impl Library {
         let serve = role_table(path, &descriptor, Role::Serve, plugin.serve, SERVE_FUNCTIONS)?;
         let train = role_table(path, &descriptor, Role::Train, plugin.train, JOB_FUNCTIONS)?;
         let quantize = role_table(path, &descriptor, Role::Quantize, plugin.quantize, JOB_FUNCTIONS)?;
+        let measure = role_table(path, &descriptor, Role::Measure, plugin.measure, JOB_FUNCTIONS)?;
         Ok(Self {
             plugin,
             serve,
             train,
             quantize,
+            measure,
             descriptor,
             _file: ManuallyDrop::new(file),
         })
@@ -87,8 +90,13 @@ impl Library {
 
     /// Returns the table of a job role, if the plugin has the role. `number` is that of [`crate::frame::number_of_role`].
     pub(super) fn jobs(&self, number: u64) -> Option<&'static JobTable> {
-        let table = |role, table| (number_of_role(role) == number).then_some(table).flatten();
-        table(Role::Train, self.train).or_else(|| table(Role::Quantize, self.quantize))
+        let tables = [
+            (Role::Train, self.train),
+            (Role::Quantize, self.quantize),
+            (Role::Measure, self.measure),
+        ];
+        let (_, table) = tables.into_iter().find(|(role, _)| number_of_role(*role) == number)?;
+        table
     }
 
     /// Initializes the plugin, once.
@@ -282,12 +290,24 @@ fn read_plugin(path: &Path, plugin: *const Plugin) -> Result<&'static Plugin, Bo
         "plugin",
         plugin.cast(),
         struct_size,
-        size_of::<Plugin>(),
+        PLUGIN_BYTES_MIN,
         PLUGIN_FUNCTIONS,
     )?;
-    // SAFETY: aligned, at least as large as our version of it, its function pointers not null, and static by contract.
-    Ok(unsafe { &*plugin })
+    if struct_size >= size_of::<Plugin>() {
+        // SAFETY: aligned, at least as large as our version of it, its function pointers not null, and static by contract.
+        return Ok(unsafe { &*plugin });
+    }
+    // Of an older minor version: what it does not reach to is absent, and absent is null.
+    let mut own = Box::new(MaybeUninit::<Plugin>::zeroed());
+    // SAFETY: `struct_size` bytes are readable there, and `own` has more.
+    unsafe { std::ptr::copy_nonoverlapping(plugin.cast::<u8>(), own.as_mut_ptr().cast::<u8>(), struct_size) };
+    // SAFETY: the function pointers lie within the first version and were proven not null; everything later is a pointer that may be null.
+    // Leaked once per process, as the plugin's own table lives as long.
+    Ok(Box::leak(unsafe { own.assume_init() }))
 }
+
+/// Bytes of the table in ABI 1.0.
+const PLUGIN_BYTES_MIN: usize = offset_of!(Plugin, measure);
 
 const PLUGIN_FUNCTIONS: &[(usize, &str)] = &[
     (offset_of!(Plugin, init), "init"),
@@ -317,11 +337,7 @@ fn role_table<T>(
     if !descriptor.roles.contains(&role) {
         return Ok(None);
     }
-    let name = match role {
-        Role::Serve => "serve",
-        Role::Train => "train",
-        Role::Quantize => "quantize",
-    };
+    let name = role.name();
     if table.is_null() || !table.is_aligned() {
         return Err(malformed(
             path,

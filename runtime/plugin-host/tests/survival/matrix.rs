@@ -165,8 +165,8 @@ fn expected(phase: Phase, deed: &str) -> Option<&'static [&'static str]> {
             _ => return None,
         },
 
-        "abi_major" => &["speaks ABI 99.0, and this program 1.0"],
-        "abi_zero" => &["speaks ABI 0.0, and this program 1.0"],
+        "abi_major" => &["speaks ABI 99.1, and this program 1.1"],
+        "abi_zero" => &["speaks ABI 0.1, and this program 1.1"],
         "protocol" => &["speaks message version 7, and this program version 1"],
         "no_descriptor" => &["it has no descriptor"],
         "broken_descriptor" => &["its descriptor is not JSON: EOF while parsing a string at line 1 column 15"],
@@ -180,6 +180,8 @@ fn expected(phase: Phase, deed: &str) -> Option<&'static [&'static str]> {
         "null_role" => &["it claims the role `serve` and has no table for it"],
         "null_function" => &["the function `init` of its table `plugin` is null"],
         "small_table" => &["its table `plugin` says that it has 24 bytes"],
+        // Of an older version, and whole.
+        "older_table" => return None,
         "huge_table" => &["its table `plugin` says that it has 18446744073709551615 bytes"],
         "small_role" => &["its table `serve` says that it has 16 bytes"],
 
