@@ -10,6 +10,7 @@
 //! | [`safetensors`] | single and sharded safetensors |
 //! | [`hf`] | config.json, generation_config.json, tokenizer_config.json |
 //! | [`adapter`] | PEFT directories and GGUF LoRA files as one shape |
+//! | [`imatrix`] | importance matrices for quantization, in llama.cpp's two forms |
 //!
 //! **Invariant:** on any input each function returns a value or a [`FormatError`]; it never panics, and it never allocates from a
 //! length that was not first shown to lie inside the file.
@@ -35,6 +36,7 @@ mod tensor;
 pub mod adapter;
 pub mod gguf;
 pub mod hf;
+pub mod imatrix;
 pub mod safetensors;
 
 pub use dtype::{Dtype, decode_f32};

@@ -6,5 +6,6 @@ mod configs;
 mod counting;
 mod gguf;
 mod hostile;
+mod imatrix;
 mod safetensors;
 mod support;
