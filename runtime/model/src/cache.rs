@@ -5,7 +5,10 @@
 //!
 //! | memory | layout | owner |
 //! | --- | --- | --- |
-//! | `Page::keys`, `Page::values` | `[n_layers, n_kv_heads, PAGE_TOKENS, head_dim]` f32 | the cache that pushed the page |
+//! | `Page::keys` | `[n_layers, n_kv_heads, head_dim, PAGE_TOKENS]` f32 | the cache that pushed the page |
+//! | `Page::values` | `[n_layers, n_kv_heads, PAGE_TOKENS, head_dim]` f32 | the same |
+//!
+//! Keys lie by number and then by position, so that a query's product with all keys of a page is a sum of whole vectors, as that of weights with values is.
 //!
 //! **Invariant:** positions `0..len()` of all layers are written; what lies behind them is never read.
 
@@ -130,10 +133,16 @@ impl KvCache {
         for (index, (key, value)) in keys.chunks_exact(row).zip(values.chunks_exact(row)).enumerate() {
             let position = self.n_tokens + index;
             let page = &mut self.pages[position / PAGE_TOKENS];
+            let place = position % PAGE_TOKENS;
             for head in 0..n_kv_heads {
-                let at = ((layer * n_kv_heads + head) * PAGE_TOKENS + position % PAGE_TOKENS) * head_dim;
-                page.keys[at..at + head_dim].copy_from_slice(&key[head * head_dim..(head + 1) * head_dim]);
-                page.values[at..at + head_dim].copy_from_slice(&value[head * head_dim..(head + 1) * head_dim]);
+                let head_at = (layer * n_kv_heads + head) * PAGE_TOKENS * head_dim;
+                let numbers = head * head_dim..(head + 1) * head_dim;
+                let column = page.keys[head_at + place..].iter_mut().step_by(PAGE_TOKENS);
+                for (slot, number) in column.zip(&key[numbers.clone()]) {
+                    *slot = *number;
+                }
+                let at = head_at + place * head_dim;
+                page.values[at..at + head_dim].copy_from_slice(&value[numbers]);
             }
         }
     }
@@ -164,19 +173,14 @@ impl KvView<'_> {
         self.n_tokens == 0
     }
 
-    /// Returns runs of `(first position, keys, values)` that cover `from..len()` of a head, in order; rows of `head_dim` f32.
-    pub fn runs(&self, head: usize, from: usize) -> impl Iterator<Item = (usize, &[f32], &[f32])> {
+    /// Returns a page of a head: keys `[head_dim, PAGE_TOKENS]` and values `[PAGE_TOKENS, head_dim]`, of which the positions before `len()` mean something.
+    pub(crate) fn page(&self, head: usize, index: usize) -> (&[f32], &[f32]) {
         let KvShape {
             n_kv_heads, head_dim, ..
         } = self.cache.shape;
-        let base = (self.layer * n_kv_heads + head) * PAGE_TOKENS;
-        let n_tokens = self.n_tokens;
-        (from / PAGE_TOKENS..n_tokens.div_ceil(PAGE_TOKENS)).map(move |index| {
-            let first = (index * PAGE_TOKENS).max(from);
-            let end = ((index + 1) * PAGE_TOKENS).min(n_tokens);
-            let rows = (base + first % PAGE_TOKENS) * head_dim..(base + first % PAGE_TOKENS + end - first) * head_dim;
-            let page = &self.cache.pages[index];
-            (first, &page.keys[rows.clone()], &page.values[rows])
-        })
+        let numbers = PAGE_TOKENS * head_dim;
+        let at = (self.layer * n_kv_heads + head) * numbers;
+        let page = &self.cache.pages[index];
+        (&page.keys[at..at + numbers], &page.values[at..at + numbers])
     }
 }

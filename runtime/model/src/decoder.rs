@@ -14,7 +14,8 @@ use crate::cache::KvCache;
 use crate::config::Config;
 use crate::error::{ModelError, Result};
 use crate::linear::Linear;
-use crate::lora::{Adapter, Delta, Module, NormSite, Routed, Routes, Site, add_scaled, splice};
+use crate::lora::{Adapter, Delta, Module, NormSite, Observe, Routed, Routes, Site, add_scaled, splice};
+use crate::pointwise::gated;
 use crate::rope::{Frequencies, Rotation};
 use crate::weight::Weight;
 
@@ -112,10 +113,23 @@ impl Model {
     /// # Errors
     /// A token outside the vocabulary, a sequence that outgrows its cache, an empty sequence. No cache changes then.
     pub fn forward(&self, batch: &mut [SequenceStep<'_>]) -> Result<Vec<Option<Tensor>>> {
+        self.forward_observed(batch, None)
+    }
+
+    /// As [`Model::forward`], and `observer` sees what goes into each linear layer of the blocks and into the head.
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    pub fn forward_observed(
+        &self,
+        batch: &mut [SequenceStep<'_>],
+        observer: Option<&dyn Observe>,
+    ) -> Result<Vec<Option<Tensor>>> {
         for step in batch.iter_mut() {
             self.check(step)?;
         }
-        let (spans, routes) = plan(batch);
+        let (spans, mut routes) = plan(batch);
+        routes.observer = observer;
         let tokens: Vec<u32> = spans
             .iter()
             .flat_map(|span| batch[span.sequence].tokens)
@@ -137,11 +151,15 @@ impl Model {
                 &routes,
                 norm_of(layer, NormSite::FeedForward),
             )?;
-            let gate = run(&*block.gate, &normed, &routes, linear_of(layer, Site::Gate))?.silu()?;
+            let gate = run(&*block.gate, &normed, &routes, linear_of(layer, Site::Gate))?;
             let up = run(&*block.up, &normed, &routes, linear_of(layer, Site::Up))?;
-            x = (x + run(&*block.down, &(gate * up)?, &routes, linear_of(layer, Site::Down))?)?;
+            let shape = gate.dims2()?;
+            let (mut gate, up) = (numbers(gate)?, numbers(up)?);
+            gated(&mut gate, &up);
+            let gate = Tensor::from_vec(gate, shape, &Device::Cpu)?;
+            x = (x + run(&*block.down, &gate, &routes, linear_of(layer, Site::Down))?)?;
         }
-        let logits = self.logits(&x, &spans, batch)?;
+        let logits = self.logits(&x, &spans, batch, observer)?;
         for step in batch.iter_mut() {
             step.cache.commit(step.tokens.len());
         }
@@ -241,14 +259,23 @@ impl Model {
                 shape,
                 &query[rows(query_row)],
                 &cache.view(layer, span.n_tokens),
-            )?);
+            ));
         }
         let mixed = Tensor::from_vec(mixed, (n_tokens, query_row), &Device::Cpu)?;
         run(&*block.output, &mixed, routes, linear_of(layer, Site::Output))
     }
 
-    fn logits(&self, x: &Tensor, spans: &[Span], batch: &[SequenceStep<'_>]) -> Result<Vec<Option<Tensor>>> {
-        let mut routes = Routes::default();
+    fn logits(
+        &self,
+        x: &Tensor,
+        spans: &[Span],
+        batch: &[SequenceStep<'_>],
+        observer: Option<&dyn Observe>,
+    ) -> Result<Vec<Option<Tensor>>> {
+        let mut routes = Routes {
+            observer,
+            ..Routes::default()
+        };
         let mut rows = Vec::new();
         for span in spans {
             let step = &batch[span.sequence];
@@ -276,6 +303,10 @@ impl Model {
     }
 }
 
+fn numbers(x: Tensor) -> Result<Vec<f32>> {
+    Ok(x.flatten_all()?.to_vec1::<f32>()?)
+}
+
 fn linear_of(layer: usize, site: Site) -> Module {
     Module::Linear { layer, site }
 }
@@ -285,6 +316,9 @@ fn norm_of(layer: usize, site: NormSite) -> Module {
 }
 
 fn run(base: &dyn Linear, x: &Tensor, routes: &Routes<'_>, module: Module) -> Result<Tensor> {
+    if let Some(observer) = routes.observer {
+        observer.see(module, &x.flatten_all()?.to_vec1::<f32>()?, base.shape().1);
+    }
     Routed {
         base,
         deltas: routes.deltas(module),

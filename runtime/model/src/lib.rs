@@ -11,6 +11,7 @@
 //! | [`load`] | checks every tensor, builds a [`Model`] |
 //! | [`lora`], [`adapter`] | deltas, and how an adapter's file becomes them |
 //! | [`rope`], [`cache`], [`attention`] | positions, keys and values, and the one function over both |
+//! | `pointwise` | the exponential, the gate |
 //! | [`decoder`] | the graph |
 //!
 //! **Invariants:** base weights are immutable and held once, whatever adapters run on them; nothing is ever merged. All arithmetic is f32.
@@ -26,6 +27,7 @@ mod few;
 pub mod linear;
 pub mod load;
 pub mod lora;
+mod pointwise;
 pub mod rope;
 pub mod source;
 pub mod weight;
@@ -34,4 +36,4 @@ pub use cache::{KvCache, KvShape};
 pub use config::{Config, FAMILIES, Family};
 pub use decoder::{Model, SequenceStep};
 pub use error::{ModelError, Result};
-pub use lora::Adapter;
+pub use lora::{Adapter, Observe};

@@ -131,6 +131,14 @@ impl Adapter {
 #[derive(Default)]
 pub(crate) struct Routes<'a> {
     pub(crate) groups: Vec<(Range<usize>, Option<&'a Adapter>)>,
+    /// Whoever looks on.
+    pub(crate) observer: Option<&'a dyn Observe>,
+}
+
+/// Looks on at what linear layers are given.
+pub trait Observe {
+    /// Sees the input of a layer, `[n, n_columns] f32`, row-major, before it is multiplied.
+    fn see(&self, module: Module, x: &[f32], n_columns: usize);
 }
 
 impl<'a> Routes<'a> {
