@@ -16,8 +16,8 @@ pub fn describe() -> Descriptor {
         name: "serve".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         protocol: PROTOCOL_VERSION,
-        about: "runs models on the CPU, with adapters applied at run time".to_owned(),
-        roles: vec![Role::Serve],
+        about: "runs and measures models on the CPU, with adapters applied at run time".to_owned(),
+        roles: vec![Role::Serve, Role::Measure],
         architectures,
         formats: vec![
             FormatRule {

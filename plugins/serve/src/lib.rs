@@ -1,6 +1,6 @@
 //! The CPU engine: loads models, attaches adapters, advances sequences.
 //!
-//! What: the role `serve` over [`witness_model`]'s graph, and over candle-transformers for families that the graph does not have.
+//! What: the roles `serve` and `measure` over [`witness_model`]'s graph, and over candle-transformers for families that the graph does not have.
 //! What not: no HTTP, no registry, no policy about what is loaded; the daemon decides that.
 //!
 //! | module | knows |
@@ -10,6 +10,7 @@
 //! | `engine`, `foreign` | what computes logits |
 //! | `prompt`, `constraint`, `sequence` | one request: its tokens, what may come, what has come |
 //! | `model`, `step` | one loaded model: adapters, queue, batches |
+//! | `measure` | perplexity, divergence and importance of columns, by the same engine |
 //!
 //! **Invariants:** one copy of the base serves all adapters and sequences. At most `num_parallel` sequences run, the rest wait in the
 //! order they came. Text leaves in whole characters. Cost of a step: one pass over the weights, whatever the number of sequences.
@@ -21,6 +22,7 @@ mod engine;
 mod error;
 mod foreign;
 mod inspect;
+mod measure;
 mod model;
 mod prompt;
 mod sequence;
@@ -28,7 +30,8 @@ mod serve;
 mod step;
 
 pub use descriptor::describe;
+pub use measure::{CpuMeasure, Watch, plan, run};
 pub use model::Loaded;
 pub use serve::CpuServe;
 
-witness_plugin_sdk::export_plugin! { descriptor: describe(), serve: CpuServe }
+witness_plugin_sdk::export_plugin! { descriptor: describe(), serve: CpuServe, measure: CpuMeasure }

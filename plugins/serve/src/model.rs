@@ -20,7 +20,7 @@ use witness_plugin_protocol::{
 use witness_template::ChatTemplate;
 use witness_tokenizer::Tokenizer;
 
-use crate::engine::{Engine, State};
+use crate::engine::{Advance, Engine, Rows, State};
 use crate::error;
 use crate::inspect::open_adapter;
 use crate::prompt::{self, Limits};
@@ -160,6 +160,28 @@ impl Loaded {
             },
         );
         Ok(LoadAdapterReply { info, check })
+    }
+
+    /// Runs a batch on the model's threads.
+    pub(crate) fn forward_batch(&mut self, batch: &mut [Advance<'_>]) -> Result<Vec<Rows>, Diagnostic> {
+        let Loaded { engine, threads, .. } = self;
+        match threads {
+            Some(threads) => threads.install(|| engine.forward(batch)),
+            None => engine.forward(batch),
+        }
+    }
+
+    /// Attaches an adapter for whoever runs the engine by itself.
+    pub(crate) fn open_adapter(&mut self, spec: AdapterSpec) -> Result<Arc<Adapter>, Diagnostic> {
+        let name = spec.name.clone();
+        self.load_adapter(LoadAdapterRequest {
+            adapter: spec,
+            check: false,
+        })?;
+        let attached = self.adapters.get(&name);
+        attached
+            .map(|attached| attached.adapter.clone())
+            .ok_or_else(|| self.no_such_adapter(&name))
     }
 
     /// Detaches an adapter. Sequences that run with it keep it until they end.

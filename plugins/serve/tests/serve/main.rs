@@ -14,6 +14,7 @@ mod adapters;
 mod foreign;
 mod gguf;
 mod hostile;
+mod measure;
 mod oracle;
 mod requests;
 mod stories;

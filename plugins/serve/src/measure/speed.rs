@@ -1,0 +1,137 @@
+//! How fast a model reads and answers, of the engine alone: no HTTP, no sampling, no tokenizer.
+//!
+//! A prompt is tokens drawn from the vocabulary, other ones each time, so that nothing is found again. What is timed is the same steps that requests take.
+
+use std::time::Instant;
+
+use witness_diagnostics::Diagnostic;
+use witness_model::Adapter;
+use witness_plugin_protocol::{MeasureEvent, MeasureReply, SpeedCase, SpeedFound};
+
+use super::{Watch, stop_if_asked};
+use crate::engine::{Advance, State};
+use crate::model::Loaded;
+use crate::step::CHUNK_TOKENS;
+
+/// Runs every case `n_repeats` times, one case after the other each time, so that what disturbs the machine disturbs all of them.
+pub(super) fn run(
+    loaded: &mut Loaded,
+    adapter: Option<&Adapter>,
+    cases: &[SpeedCase],
+    n_repeats: u64,
+    watch: &mut dyn Watch,
+) -> Result<MeasureReply, Diagnostic> {
+    let mut found: Vec<SpeedFound> = cases
+        .iter()
+        .map(|case| SpeedFound {
+            case: *case,
+            tokens_per_second: Vec::new(),
+        })
+        .collect();
+    let mut tokens = Tokens::new(loaded.engine.vocab_size());
+    // Once before anything is timed: pages are touched, clocks are up.
+    let warm = SpeedCase {
+        n_prompt: 32,
+        n_generate: 4,
+        n_parallel: 1,
+    };
+    time(loaded, adapter, &warm, &mut tokens, watch)?;
+    for repeat in 0..n_repeats {
+        for found in &mut found {
+            let case = found.case;
+            found
+                .tokens_per_second
+                .push(time(loaded, adapter, &case, &mut tokens, watch)?);
+        }
+        watch.tell(&MeasureEvent::Progress {
+            n_chunks: repeat + 1,
+            perplexity: None,
+            divergence: None,
+        });
+    }
+    Ok(MeasureReply {
+        speed: found,
+        weights_bytes: loaded.engine.bytes(),
+        ..MeasureReply::default()
+    })
+}
+
+/// Returns the tokens a second of one case: of the answers where some are generated, else of the prompts.
+fn time(
+    loaded: &mut Loaded,
+    adapter: Option<&Adapter>,
+    case: &SpeedCase,
+    tokens: &mut Tokens,
+    watch: &dyn Watch,
+) -> Result<f64, Diagnostic> {
+    let n_parallel = case.n_parallel.max(1) as usize;
+    let (n_prompt, n_generate) = (case.n_prompt as usize, case.n_generate as usize);
+    let prompts: Vec<Vec<u32>> = (0..n_parallel).map(|_| tokens.take(n_prompt)).collect();
+    let mut states: Vec<State> = (0..n_parallel)
+        .map(|_| loaded.engine.new_state(n_prompt + n_generate))
+        .collect();
+    let begun = Instant::now();
+    for (prompt, state) in prompts.iter().zip(&mut states) {
+        for (index, chunk) in prompt.chunks(CHUNK_TOKENS).enumerate() {
+            stop_if_asked(watch)?;
+            let is_last = (index + 1) * CHUNK_TOKENS >= prompt.len();
+            step(loaded, &mut [(state, chunk)], adapter, usize::from(is_last))?;
+        }
+    }
+    if n_generate == 0 {
+        return Ok((n_parallel * n_prompt) as f64 / begun.elapsed().as_secs_f64());
+    }
+    let begun = Instant::now();
+    for _ in 0..n_generate {
+        stop_if_asked(watch)?;
+        let next: Vec<Vec<u32>> = (0..n_parallel).map(|_| tokens.take(1)).collect();
+        let mut batch: Vec<(&mut State, &[u32])> = states.iter_mut().zip(next.iter().map(Vec::as_slice)).collect();
+        step(loaded, &mut batch, adapter, 1)?;
+    }
+    Ok((n_parallel * n_generate) as f64 / begun.elapsed().as_secs_f64())
+}
+
+fn step(
+    loaded: &mut Loaded,
+    batch: &mut [(&mut State, &[u32])],
+    adapter: Option<&Adapter>,
+    n_logits: usize,
+) -> Result<(), Diagnostic> {
+    let mut batch: Vec<Advance<'_>> = batch
+        .iter_mut()
+        .map(|(state, tokens)| Advance {
+            tokens,
+            state,
+            adapter,
+            n_logits,
+        })
+        .collect();
+    loaded.forward_batch(&mut batch).map(drop)
+}
+
+/// Numbers below the size of a vocabulary, by a linear congruence: what they are does not matter, that they differ does.
+struct Tokens {
+    vocab_size: u64,
+    state: u64,
+}
+
+impl Tokens {
+    fn new(vocab_size: usize) -> Tokens {
+        Tokens {
+            vocab_size: (vocab_size as u64).max(1),
+            state: 1,
+        }
+    }
+
+    fn take(&mut self, n: usize) -> Vec<u32> {
+        (0..n)
+            .map(|_| {
+                self.state = self
+                    .state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1_442_695_040_888_963_407);
+                ((self.state >> 33) % self.vocab_size) as u32
+            })
+            .collect()
+    }
+}
