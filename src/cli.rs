@@ -1,6 +1,7 @@
 //! The command line as data: every verb, flag and example. Parsing only; what a verb does is in `commands/`.
 
 mod data;
+mod measure;
 mod train;
 mod transform;
 
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 pub(crate) use data::{
     ChecksName, Data, DataMerge, DataPreview, DataSplit, DataStats, DataValidate, Unwanted, WithModel,
 };
+pub(crate) use measure::{Bench, Chunks, Compare, Cut, ImatrixArguments, ImatrixFormat, Perplexity};
 pub(crate) use train::{
     DialectName, Train, TrainList, TrainLogs, TrainOne, TrainResume, TrainRm, TrainStart, TrainVerb,
 };
@@ -161,11 +163,48 @@ checkpoint; `witness train resume` goes on. A recipe that is called like a verb 
   witness quantize llama q4_K_M                       makes `llama:q4_k_m`
   witness quantize llama q4_K_M --as small            makes `small`
   witness quantize llama q4_K_M --dry-run             what every tensor would become; makes nothing
-  witness quantize llama q3_K_M --imatrix llama.imatrix
+  witness quantize llama q3_K_M --imatrix llama.imatrix.gguf
   witness quantize llama q4_K_M --tensor-type attn_v=q8_0 --output-tensor-type q6_K
+  witness quantize llama --suggest --text held-out.txt --memory 6GB
+                                                      tries the types that fit, the nearest first; makes nothing
 
 Its adapters, texts and parameters stay. Ctrl-C leaves the store as it was.")]
     Quantize(Quantize),
+    /// Say how well a model foretells a text
+    #[command(after_help = "Examples:
+  witness perplexity llama --text held-out.txt
+  witness perplexity witness-expert --text held-out.txt --adapter base
+  witness perplexity llama --text held-out.txt --chunks 20 --json
+
+Lower is better; the number after ± is the standard error. Measured as llama.cpp's `llama-perplexity` does: numbers of one text, one
+context length and one vocabulary can be laid side by side.")]
+    Perplexity(Perplexity),
+    /// Say how far forms of a model are from it
+    #[command(after_help = "Examples:
+  witness compare llama llama:q4_k_m --text held-out.txt
+  witness compare llama llama:q8_0 llama:q4_k_m llama:q2_k --text held-out.txt --chunks all
+  witness compare llama llama:q4_k_m --text held-out.txt --json
+
+RATIO is the perplexity over the first model's; KL how much its probabilities differ from the first's, in nats, on average and for the
+worst hundredth of tokens; SAME TOP how often both think the same token the likeliest.")]
+    Compare(Compare),
+    /// Time how fast a model reads and answers
+    #[command(after_help = "Examples:
+  witness bench llama:q4_k_m
+  witness bench llama:q4_k_m -p 512,4096 -n 64 --parallel 1,4,8
+  witness bench llama:q4_k_m --threads 2 --vs ./llama-bench      beside llama.cpp, in turns
+  witness bench llama:q4_k_m --json
+
+WEIGHTS is what one sequence reads of the weights a second: the memory's bandwidth is its limit. Nothing else should run meanwhile.")]
+    Bench(Bench),
+    /// Weigh the columns of a model's matrices on a text, for a better small model
+    #[command(after_help = "Examples:
+  witness imatrix llama --text chats.txt              writes `llama.imatrix.gguf`
+  witness imatrix llama --text chats.txt -o llama.dat
+  witness quantize llama q3_K_M --imatrix llama.imatrix.gguf
+
+Give a text of the kind that the model is for; some ten thousand tokens are enough. llama.cpp's `llama-quantize` reads the file too.")]
+    Imatrix(ImatrixArguments),
     /// Make a model whose weights hold an adapter
     #[command(after_help = "Examples:
   witness merge witness-expert                        makes `witness-expert-merged`

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::builder::{NonEmptyStringValueParser, PossibleValue, TypedValueParser};
 use clap::{Arg, Args, Command, Error, ValueEnum};
 
+use super::measure::{Chunks, Cut, chunks};
+
 /// Types that shells complete, as llama.cpp spells them. Not a list of what is allowed: the plugin that does the work judges, and knows near misses.
 const TYPES: [&str; 20] = [
     "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q2_K_S", "Q3_K_S", "Q3_K_M", "Q3_K_L",
@@ -34,8 +36,8 @@ pub(crate) struct Quantize {
     /// Name of the model
     pub(crate) name: String,
     /// Storage that its weights are brought to, in any case: `q4_K_M`
-    #[arg(value_name = "TYPE", value_parser = TypeName)]
-    pub(crate) to: String,
+    #[arg(value_name = "TYPE", value_parser = TypeName, required_unless_present = "suggest")]
+    pub(crate) to: Option<String>,
     /// Name of the model to make [default: NAME with the type as its tag, `llama:q4_k_m`]
     #[arg(long = "as", value_name = "NEW")]
     pub(crate) target: Option<String>,
@@ -60,9 +62,39 @@ pub(crate) struct Quantize {
     /// Show what every tensor would become, and make nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// With --dry-run: print JSON
-    #[arg(long, requires = "dry_run")]
+    /// With --dry-run or --suggest: print JSON
+    #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) suggest: Suggest,
+}
+
+/// Flags of `quantize --suggest`.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Which type")]
+pub(crate) struct Suggest {
+    /// Make the model in each type that fits the memory, hold it against the model on a text, and throw it away
+    #[arg(long, requires = "text", conflicts_with_all = ["to", "target", "dry_run"])]
+    pub(crate) suggest: bool,
+    /// Text to measure on, UTF-8
+    #[arg(long, value_name = "FILE", requires = "suggest")]
+    pub(crate) text: Option<PathBuf>,
+    /// Memory that the model may take when it is served: `6GB` [default: the daemon's limit]
+    #[arg(long, value_name = "SIZE", requires = "suggest", value_parser = memory)]
+    pub(crate) memory: Option<u64>,
+    /// Types to try [default: nine usual ones]
+    #[arg(long, value_name = "TYPE,..", value_delimiter = ',', requires = "suggest", value_parser = TypeName, hide_possible_values = true)]
+    pub(crate) types: Vec<String>,
+    /// Pieces of the text at most
+    #[arg(long, value_name = "N|all", value_parser = chunks, default_value = "32")]
+    pub(crate) chunks: Chunks,
+    #[command(flatten)]
+    pub(crate) cut: Cut,
+}
+
+/// Reads a size. A value parser wants an error that owns its text.
+fn memory(text: &str) -> Result<u64, String> {
+    witness_settings::quantity::parse_size(text)
 }
 
 /// Reads `PATTERN=TYPE`. The last `=` counts: a pattern may hold one.

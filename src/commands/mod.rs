@@ -1,5 +1,7 @@
 //! The verbs, one file each: parse what was given, ask the daemon, print.
 
+mod bench;
+mod compare;
 mod completions;
 mod cp;
 mod create;
@@ -9,9 +11,12 @@ pub(crate) mod exit_codes;
 mod export;
 mod following;
 mod fsck;
+mod imatrix;
 mod list;
+mod measuring;
 mod merge;
 mod names;
+mod perplexity;
 mod plugin;
 mod ps;
 mod quantize;
@@ -57,6 +62,10 @@ pub(crate) fn dispatch(cli: Cli) -> Outcome<ExitCode> {
         Command::Doctor(arguments) => return doctor::doctor(&context, &arguments),
         Command::Train(arguments) => return train::train(&context, &arguments),
         Command::Quantize(arguments) => quantize::quantize(&context, &arguments)?,
+        Command::Perplexity(arguments) => perplexity::perplexity(&context, &arguments)?,
+        Command::Compare(arguments) => compare::compare(&context, &arguments)?,
+        Command::Bench(arguments) => bench::bench(&context, &arguments)?,
+        Command::Imatrix(arguments) => imatrix::imatrix(&context, &arguments)?,
         Command::Merge(arguments) => merge::merge(&context, &arguments)?,
         Command::Export(arguments) => export::export(&context, &arguments)?,
         Command::Data(verb) => data::with_model(&context, &verb)?,

@@ -1,20 +1,26 @@
 //! `witness quantize`: a smaller model of a model. The daemon has a plugin do it; here is what is asked for and what is told.
 
-use witness_api::{CreateRequest, QuantizeFields, StringMap};
-use witness_client::SourceFile;
+use std::path::Path;
 
+use witness_api::{CreateRequest, QuantizeFields, StringMap, SuggestRequest};
+use witness_client::{Client, SourceFile};
+
+use super::measuring::{self, Followed};
 use super::{following, names, train::invalid};
 use crate::cli::Quantize;
 use crate::context::{Context, Outcome};
 use crate::render::output;
-use crate::render::plan;
 use crate::render::progress::Bars;
+use crate::render::{measured, plan};
 
 /// Makes the model, or shows what it would be.
 pub(crate) fn quantize(context: &Context, arguments: &Quantize) -> Outcome {
+    let Some(to) = &arguments.to else {
+        return suggest(context, arguments);
+    };
     let target = arguments.target.clone();
-    let name = target.unwrap_or_else(|| names::with_type(&arguments.name, &arguments.to));
-    let mut request = request(arguments, &name)?;
+    let name = target.unwrap_or_else(|| names::with_type(&arguments.name, to));
+    let mut request = request(arguments, to, &name)?;
     let client = context.daemon()?;
     let bars = Bars::new();
     if !arguments.dry_run {
@@ -22,12 +28,7 @@ pub(crate) fn quantize(context: &Context, arguments: &Quantize) -> Outcome {
     }
     let ended = context.wait_or_interrupt(async {
         if let Some(path) = &arguments.imatrix {
-            let file = SourceFile {
-                name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-                path: path.clone(),
-            };
-            let digests = following::store(client, &bars, &[&file], false).await?;
-            request.quantize_options.get_or_insert_default().imatrix = digests.into_iter().next();
+            request.quantize_options.get_or_insert_default().imatrix = store(client, &bars, path).await?;
         }
         match arguments.dry_run {
             true => Ok(Some(client.plan(&request).await?)),
@@ -50,7 +51,7 @@ pub(crate) fn quantize(context: &Context, arguments: &Quantize) -> Outcome {
     }
 }
 
-fn request(arguments: &Quantize, name: &str) -> Outcome<CreateRequest> {
+fn request(arguments: &Quantize, to: &str, name: &str) -> Outcome<CreateRequest> {
     for (index, (pattern, _)) in arguments.tensor_types.iter().enumerate() {
         if arguments.tensor_types[..index]
             .iter()
@@ -70,8 +71,53 @@ fn request(arguments: &Quantize, name: &str) -> Outcome<CreateRequest> {
     Ok(CreateRequest {
         model: name.to_owned(),
         from: Some(arguments.name.clone()),
-        quantize: Some(arguments.to.clone()),
+        quantize: Some(to.to_owned()),
         quantize_options: (fields != QuantizeFields::default()).then_some(fields),
         ..CreateRequest::default()
     })
+}
+
+/// Tries types, and makes nothing.
+fn suggest(context: &Context, arguments: &Quantize) -> Outcome {
+    let client = context.daemon()?;
+    let fields = &arguments.suggest;
+    let path = fields.text.clone().unwrap_or_default();
+    let bars = Bars::new();
+    let mut followed = Followed::default();
+    let ended = context.wait_or_interrupt(async {
+        let request = SuggestRequest {
+            model: arguments.name.clone(),
+            types: fields.types.clone(),
+            memory_bytes: fields.memory,
+            imatrix: match &arguments.imatrix {
+                Some(path) => store(client, &bars, path).await?,
+                None => None,
+            },
+            text: measuring::text(client, &bars, &path, &fields.cut, fields.chunks).await?,
+        };
+        followed.follow(&bars, client.suggest(&request).await).await
+    });
+    bars.clear();
+    let results = followed.end(context, ended, &[&arguments.name])?;
+    if arguments.json {
+        return output::json(&results);
+    }
+    output::print(&measured::suggestion(&results, output::width()))?;
+    output::note(&measured::basis(&results, &path.to_string_lossy()));
+    if let Some(best) = results.first() {
+        output::note(&format!(
+            "nearest of those that fit: `witness quantize {} {}`",
+            arguments.name, best.model
+        ));
+    }
+    Ok(())
+}
+
+async fn store(client: &Client, bars: &Bars, path: &Path) -> Outcome<Option<String>> {
+    let file = SourceFile {
+        name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        path: path.to_owned(),
+    };
+    let digests = following::store(client, bars, &[&file], false).await?;
+    Ok(digests.into_iter().next())
 }

@@ -20,6 +20,7 @@ mod fake_daemon;
 mod fsck;
 mod help;
 mod list;
+mod measure;
 mod names;
 mod oracle;
 mod plugin;

@@ -12,6 +12,7 @@ mod error;
 mod generate;
 mod keep_alive;
 mod lenient;
+mod measure;
 mod models;
 mod native;
 mod options;
@@ -24,6 +25,10 @@ pub use create::{CreateRequest, Progress, QuantizeFields, StringMap, TextOrList}
 pub use error::ErrorBody;
 pub use generate::{GenerateRequest, GenerateResponse, Logprob, Metrics, TOP_LOGPROBS_MAX, Think, TokenLogprob};
 pub use keep_alive::{KeepAlive, parse_duration};
+pub use measure::{
+    BenchRequest, Divergence, ImatrixRequest, MeasureLine, MeasureRequest, Measured, MeasuredModel, MeasuredText,
+    SpeedCase, SpeedFound, SuggestRequest,
+};
 pub use models::{
     CopyRequest, DeleteRequest, ListModel, ListResponse, ModelDetails, ProcessModel, ProcessResponse, ShowRequest,
     ShowResponse, ShowWitness, VersionResponse,

@@ -6,7 +6,7 @@
 //! What it does not know: terminals, progress bars, what is inside a model file.
 //!
 //! Layout: `connect` (addresses) -> `http` (one request) -> `stream` and `lines` (NDJSON) -> `upload` (files as blobs) -> `source`
-//! (which files make a model) -> `create` (a Modelfile's plan as a request) · `transform` (making, planning, exporting) · `train` (runs) · `autostart` · `error`.
+//! (which files make a model) -> `create` (a Modelfile's plan as a request) · `transform` (making, planning, exporting) · `measure` · `train` (runs) · `autostart` · `error`.
 //!
 //! ```no_run
 //! # async fn list() -> Result<(), Box<dyn std::error::Error>> {
@@ -22,6 +22,7 @@ mod create;
 mod error;
 mod http;
 mod lines;
+mod measure;
 mod source;
 mod stream;
 mod train;

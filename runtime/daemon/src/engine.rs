@@ -12,7 +12,7 @@ use witness_api::PluginReport;
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_plugin_protocol::{
     AdapterSpec, Alternative, Done, GenerateRequest, InspectReply, InspectRequest, LoadAdapterReply, LoadReply,
-    LoadRequest, ModelSpec, Started, TrainRequest, TransformPlan, TransformRequest,
+    LoadRequest, MeasurePlan, MeasureRequest, ModelSpec, Started, TrainRequest, TransformPlan, TransformRequest,
 };
 
 /// A boxed future: the trait below is used as an object.
@@ -65,6 +65,23 @@ pub trait Engine: Send + Sync + 'static {
         _purpose: &'a str,
     ) -> Boxed<'a, Result<Box<dyn RunningJob>, Diagnostic>> {
         Box::pin(async { Err(does_not("quantize")) })
+    }
+    /// Asks what a measurement would take, in a worker of its own.
+    fn plan_measure<'a>(
+        &'a self,
+        _request: &'a MeasureRequest,
+        _architecture: &'a str,
+    ) -> Boxed<'a, Result<MeasurePlan, Diagnostic>> {
+        Box::pin(async { Err(does_not("measure")) })
+    }
+    /// Starts to measure a model in a worker of its own, behind all other work of the machine.
+    fn measure<'a>(
+        &'a self,
+        _request: &'a MeasureRequest,
+        _architecture: &'a str,
+        _purpose: &'a str,
+    ) -> Boxed<'a, Result<Box<dyn RunningJob>, Diagnostic>> {
+        Box::pin(async { Err(does_not("measure")) })
     }
     /// Lists plugin files.
     fn plugins(&self) -> Boxed<'_, Vec<PluginReport>>;

@@ -309,6 +309,13 @@ fn write(directory: &Path, files: &[(String, PathBuf)], force: bool, how: How) -
     Ok(())
 }
 
+/// Puts a file that is nobody else's in its place, and makes the folder where that is missing.
+pub(crate) fn place_new(source: &Path, target: &Path) -> Result<(), Diagnostic> {
+    let parent = target.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).map_err(|error| failed(parent, &error))?;
+    place(source, target, How::Move).map_err(|error| failed(target, &error))
+}
+
 /// Puts a file in place. Whoever reads the directory meanwhile finds a file old or new; a link that lies there is replaced and not followed.
 fn place(source: &Path, target: &Path, how: How) -> io::Result<()> {
     // Within one file system nothing is copied. Across two, or where the move is refused, the copy says why.

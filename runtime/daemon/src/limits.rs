@@ -70,3 +70,11 @@ pub(crate) const CONTEXT_DEFAULT: u64 = 4096;
 pub(crate) const CONTEXTS_MAX: usize = 256;
 /// Bytes that they may take together.
 pub(crate) const CONTEXTS_BYTES_MAX: usize = 8 << 20;
+/// Models, or types of one, that are measured in one request: each is loaded by itself.
+pub(crate) const MEASURED_MODELS_MAX: usize = 32;
+/// Cases of one bench.
+pub(crate) const BENCH_CASES_MAX: usize = 64;
+/// Times that a case may be run.
+pub(crate) const BENCH_REPEATS_MAX: u64 = 1000;
+/// Sequences of a case: as many as a model serves at once.
+pub(crate) const BENCH_PARALLEL_MAX: u64 = 64;

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use witness_api::PluginReport;
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_plugin_host::{FileFacts, GenEvent, Generation, Host, HostConfig, Job, Limits, ModelHandle, PluginEntry};
 use witness_plugin_protocol::{
     AdapterSpec, GenerateRequest, InspectReply, InspectRequest, LoadAdapterReply, LoadAdapterRequest, LoadRequest,
-    ModelSpec, Role, TrainRequest, TransformPlan, TransformRequest, UnloadAdapterRequest,
+    MeasurePlan, MeasureRequest, ModelSpec, Role, TrainRequest, TransformPlan, TransformRequest, UnloadAdapterRequest,
 };
 use witness_settings::Settings;
 
@@ -60,6 +61,28 @@ impl Wire {
         })
         .await?;
         self.host.choose(role, &facts, architecture).await
+    }
+
+    /// Asks for the plan of a job, in a worker that ends with it.
+    async fn plan<P: DeserializeOwned>(
+        &self,
+        entry: &PluginEntry,
+        role: Role,
+        request: &(impl Serialize + Sync),
+        purpose: &str,
+    ) -> Result<P, Diagnostic> {
+        let worker = self.host.start(entry, Limits::for_purpose(purpose)).await?;
+        let plan = worker.plan_job(role, request, self.inspect_timeout).await;
+        worker.kill();
+        serde_json::from_value(plan?).map_err(|error| {
+            Diagnostic::new(
+                "witness::daemon::plugin_reply",
+                Kind::Plugin,
+                format!("plugin `{}` answered with what is no plan", entry.name()),
+            )
+            .cause(error.to_string())
+            .hint("report it to the plugin's author")
+        })
     }
 
     /// Runs a job in a worker that stands behind all other work of the machine.
@@ -168,19 +191,8 @@ impl Engine for Wire {
     ) -> Boxed<'a, Result<(String, TransformPlan), Diagnostic>> {
         Box::pin(async move {
             let entry = self.choose(Role::Quantize, &request.model, architecture).await?;
-            let limits = Limits::for_purpose("planning another form of a model");
-            let worker = self.host.start(&entry, limits).await?;
-            let plan = worker.plan_job(Role::Quantize, request, self.inspect_timeout).await;
-            worker.kill();
-            let plan = serde_json::from_value(plan?).map_err(|error| {
-                Diagnostic::new(
-                    "witness::daemon::plugin_reply",
-                    Kind::Plugin,
-                    format!("plugin `{}` answered with what is no plan", entry.name()),
-                )
-                .cause(error.to_string())
-                .hint("report it to the plugin's author")
-            })?;
+            let purpose = "planning another form of a model";
+            let plan = self.plan(&entry, Role::Quantize, request, purpose).await?;
             Ok((entry.name(), plan))
         })
     }
@@ -194,6 +206,30 @@ impl Engine for Wire {
         Box::pin(async move {
             let entry = self.choose(Role::Quantize, &request.model, architecture).await?;
             self.run_behind(&entry, Role::Quantize, request, purpose).await
+        })
+    }
+
+    fn plan_measure<'a>(
+        &'a self,
+        request: &'a MeasureRequest,
+        architecture: &'a str,
+    ) -> Boxed<'a, Result<MeasurePlan, Diagnostic>> {
+        Box::pin(async move {
+            let entry = self.choose(Role::Measure, &request.model, architecture).await?;
+            self.plan(&entry, Role::Measure, request, "planning a measurement")
+                .await
+        })
+    }
+
+    fn measure<'a>(
+        &'a self,
+        request: &'a MeasureRequest,
+        architecture: &'a str,
+        purpose: &'a str,
+    ) -> Boxed<'a, Result<Box<dyn RunningJob>, Diagnostic>> {
+        Box::pin(async move {
+            let entry = self.choose(Role::Measure, &request.model, architecture).await?;
+            self.run_behind(&entry, Role::Measure, request, purpose).await
         })
     }
 

@@ -6,6 +6,7 @@ mod create;
 mod export;
 mod generate;
 mod library;
+mod measure;
 mod native;
 mod show;
 mod train;
@@ -49,6 +50,10 @@ const PATHS: &[&str] = &[
     "/api/witness/estimate",
     "/api/witness/plan",
     "/api/witness/export",
+    "/api/witness/measure",
+    "/api/witness/suggest",
+    "/api/witness/imatrix",
+    "/api/witness/bench",
 ];
 
 /// Paths of Ollama's API that a later version will have.
@@ -76,6 +81,10 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/train/{id}/events", get(train::events))
         .route("/api/train/{id}/stop", post(train::stop))
         .route("/api/train/{id}/resume", post(train::resume))
+        .route("/api/witness/measure", post(measure::measure))
+        .route("/api/witness/suggest", post(measure::suggest))
+        .route("/api/witness/imatrix", post(measure::imatrix))
+        .route("/api/witness/bench", post(measure::bench))
         .route("/api/witness/status", get(native::status))
         .route("/api/witness/shutdown", post(native::shutdown))
         .route("/api/witness/plugins", get(native::plugins))
