@@ -292,12 +292,49 @@ fn speed_is_measured_case_by_case() {
     assert!(reply.weights_bytes > 0);
 }
 
-/// Goal: the numbers of `llama-perplexity`, on the same file and text. They were printed by llama.cpp of PyPI's llama-cpp-python 0.3.36:
-/// `llama-perplexity -m stories260K-f32.gguf -f TEXT -c 256`, TEXT the first 40,000 bytes of the corpus.
+/// Goal: the numbers of llama.cpp's own programs on the same file and text. They are those of llama-cpp-python 0.3.36's llama.cpp on the first 40,000 bytes
+/// of the corpus: `llama-perplexity -m stories260K-f32.gguf -f TEXT -c 128 --chunks 60` and `llama-imatrix` with `--chunks 20`.
 #[test]
-fn perplexity_is_llama_cpp_s() {
+fn the_numbers_are_llama_cpp_s() {
+    const PERPLEXITY: (f64, f64) = (52.0561, 2.85290);
+    /// Sums of `in_sum2`, over all columns; 20 pieces of 128 rows.
+    const SQUARES: [(&str, f64); 6] = [
+        ("blk.0.attn_k.weight", 211_602.624),
+        ("blk.0.attn_output.weight", 15_186.735),
+        ("blk.2.attn_q.weight", 261_085.514),
+        ("blk.3.ffn_up.weight", 115_658.402),
+        ("blk.4.attn_output.weight", 16_339.112),
+        ("blk.4.ffn_down.weight", 111_074.679),
+    ];
     let (Some(models), Some(corpora)) = (shared("models"), shared("corpora")) else {
         return;
     };
-    let _ = (models, corpora);
+    let place = tempfile::tempdir().unwrap();
+    let corpus = std::fs::read(corpora.join("war-and-peace.txt")).unwrap();
+    std::fs::write(place.path().join("text.txt"), &corpus[..40_000]).unwrap();
+    let model = file(&models.join("stories260K-gguf/stories260K-f32.gguf"));
+    let text = |n_chunks| MeasuredText {
+        file: file(&place.path().join("text.txt")).remove(0),
+        n_context: 128,
+        n_chunks: Some(n_chunks),
+    };
+    let found = measure(&request(model.clone(), MeasureTask::Perplexity { text: text(60) })).unwrap();
+    // llama.cpp keeps keys and values in f16, whose rounding shows from the fifth digit on.
+    assert!((found.perplexity / PERPLEXITY.0 - 1.0).abs() < 3e-5, "{found:?}");
+    assert!((found.perplexity_error / PERPLEXITY.1 - 1.0).abs() < 1e-4, "{found:?}");
+
+    let task = MeasureTask::Importance {
+        text: text(20),
+        file: place.path().join("out.gguf"),
+        is_dat: false,
+    };
+    measure(&request(model, task)).unwrap();
+    let imatrix = Imatrix::read(&place.path().join("out.gguf"), "out.gguf").unwrap();
+    assert_eq!(imatrix.tensors.len(), 35);
+    for (name, wanted) in SQUARES {
+        let importance = &imatrix.tensors[name];
+        let sum: f64 = importance.sums.iter().map(|&sum| f64::from(sum)).sum();
+        assert_eq!(importance.counts, [2560.0], "{name}");
+        assert!((sum / wanted - 1.0).abs() < 1e-4, "{name}: {sum}");
+    }
 }
