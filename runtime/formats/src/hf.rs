@@ -5,6 +5,7 @@
 
 mod config;
 mod decoder;
+pub mod four_bit;
 mod from_gguf;
 mod generation;
 pub(crate) mod json;

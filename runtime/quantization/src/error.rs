@@ -71,6 +71,16 @@ pub enum QuantizationError {
         /// The place of the first number of the block.
         index: usize,
     },
+    /// Parts of a stored matrix that do not belong together.
+    #[error("{what}: found {found}, expected {expected}")]
+    Parts {
+        /// Of what.
+        what: String,
+        /// What is there.
+        found: String,
+        /// What would fit.
+        expected: String,
+    },
     /// A name that is not known.
     #[error("`{found}` is not a {what}; known are {known}")]
     Name {
@@ -112,6 +122,7 @@ impl QuantizationError {
             QuantizationError::Importance { .. } => "witness::quantization::importance",
             QuantizationError::NotFinite { .. } => "witness::quantization::not_finite",
             QuantizationError::TooLarge { .. } => "witness::quantization::too_large",
+            QuantizationError::Parts { .. } => "witness::quantization::parts",
             QuantizationError::Name { .. } => "witness::quantization::name",
             QuantizationError::Pattern { .. } => "witness::quantization::pattern",
             QuantizationError::Layer { .. } => "witness::quantization::layer",
@@ -126,7 +137,7 @@ impl QuantizationError {
             QuantizationError::Columns { .. } => {
                 "store the tensor as F16, or as a type of smaller blocks such as Q8_0".to_owned()
             }
-            QuantizationError::Rows { .. } | QuantizationError::Bytes { .. } => {
+            QuantizationError::Rows { .. } | QuantizationError::Bytes { .. } | QuantizationError::Parts { .. } => {
                 "the file that the numbers come from is damaged or cut short; fetch or export it again".to_owned()
             }
             QuantizationError::Importance { .. } => {

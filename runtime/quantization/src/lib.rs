@@ -17,12 +17,14 @@
 //! # }
 //! ```
 
+pub mod blockwise;
 mod decode;
 mod encode;
 mod error;
 mod isa;
 mod lanes;
 mod mixture;
+mod nf4;
 mod nonlinear;
 mod plan;
 mod widen;
@@ -32,5 +34,6 @@ pub use encode::{ENCODED, encode};
 pub use error::{QuantizationError, Result};
 pub use isa::Isa;
 pub use mixture::{Mixture, parse_type};
+pub use nf4::{NF4_BLOCK, NF4_CODE, Nf4Matrix, Nf4Scales, encode_nf4, nf4_scales};
 pub use plan::{Choice, ModelFacts, Override, Plan, PlanOptions, Tensor, plan};
 pub use widen::widen;

@@ -11,7 +11,7 @@ use crate::error::{Result, TrainingError};
 use crate::linear::{Linear, Lora};
 use crate::matmul::Compute;
 use crate::method::{LoraMethod, Method};
-use crate::nf4::Nf4Matrix;
+use crate::nf4;
 use crate::parameters::{Parameter, ParameterId, Parameters, WeightSource};
 use crate::random::Stream;
 use crate::real::Real;
@@ -352,11 +352,14 @@ impl<T: Real> Builder<'_, T> {
         let stored = match (self.options.base_storage, self.options.compute) {
             (BaseStorage::F32, _) => None,
             (BaseStorage::Bf16, _) => Some(rounded(self.values(name, expected)?)),
-            (BaseStorage::Nf4 { double }, _) if is_in_layer => {
-                let values = self.values(name, expected)?;
-                let matrix = Nf4Matrix::quantize(&values, values.len() / n_columns, n_columns, double);
-                Some(Arc::new(matrix) as Stored)
-            }
+            (BaseStorage::Nf4 { double }, _) if is_in_layer => match self.as_it_lies(name)? {
+                Some(stored) if stored.is_nf4() => Some(stored),
+                _ => {
+                    let values = self.values(name, expected)?;
+                    let matrix = nf4::quantize(&values, values.len() / n_columns, n_columns, double);
+                    Some(Arc::new(matrix) as Stored)
+                }
+            },
             (BaseStorage::AsIs | BaseStorage::Nf4 { .. }, compute) => match self.as_it_lies(name)? {
                 Some(stored) => Some(stored),
                 None if compute == Compute::Bf16 => Some(rounded(self.values(name, expected)?)),

@@ -11,7 +11,6 @@
 //! | [`Stored`], [`GgufWeights`] | frozen matrices as they lie: bf16, f16, blocks of GGUF |
 //! | [`Schedule`], [`Optimizer`] | rates and moments, as Transformers, torch and bitsandbytes compute them |
 //! | [`Trainer`] | the optimizer step, evaluation, resume |
-//! | [`Nf4Matrix`] | weights in 4 bits, as bitsandbytes packs them |
 //! | [`Census`], [`MemoryEstimate`] | how much there is to train, and how much memory a run will take |
 //! | [`output`] | PEFT directories, whole models, checkpoints on disk |
 //!
@@ -48,7 +47,6 @@
 
 mod attention;
 mod batch;
-mod blockwise;
 mod build;
 mod census;
 mod decoder;
@@ -79,7 +77,6 @@ pub use error::{Result, TrainingError};
 pub use matmul::Compute;
 pub use memory::{MemoryEstimate, MemoryRequest};
 pub use method::{LoraMethod, Method};
-pub use nf4::{NF4_BLOCK, NF4_CODE, Nf4Matrix, Nf4Scales};
 pub use optimizer::{Adafactor, AdamW, Lion, Optimizer, Sgd};
 pub use parameters::{Gradients, Parameter, Parameters, WeightSource};
 pub use product::Isa;

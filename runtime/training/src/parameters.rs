@@ -2,14 +2,18 @@
 //!
 //! Memory: 4 bytes (f32) a weight, or what its [`Stored`] form takes; a trained one takes 12 more (gradient, two moments of AdamW).
 
+use std::sync::Arc;
+
 use witness_formats::TensorRef;
+use witness_formats::hf::four_bit::FourBit;
 use witness_formats::safetensors::SafeTensors;
+use witness_quantization::Nf4Matrix;
 
 use crate::error::{Result, TrainingError};
 use crate::matmul::Matrix;
 use crate::numbers::Numbers;
 use crate::real::Real;
-use crate::stored::{DenseRows, Stored, decode_all};
+use crate::stored::{DenseRows, Rows, Stored, decode_all};
 
 /// The number of a parameter; only [`Parameters::add`] makes one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +62,9 @@ pub trait WeightSource {
 
 impl WeightSource for SafeTensors {
     fn weight(&self, name: &str) -> Result<Option<(Vec<usize>, Vec<f32>)>> {
+        if let Some(matrix) = four_bit(self, name)? {
+            return Ok(Some((vec![matrix.n_rows(), matrix.n_columns()], decode_all(&matrix))));
+        }
         let read = |tensor: &TensorRef| -> Result<_> {
             let values = tensor.to_f32()?;
             tensor.release();
@@ -67,8 +74,17 @@ impl WeightSource for SafeTensors {
     }
 
     fn stored(&self, name: &str) -> Result<Option<Stored>> {
-        Ok(self.tensor(name).and_then(DenseRows::of))
+        match four_bit(self, name)? {
+            Some(matrix) => Ok(Some(Arc::new(matrix))),
+            None => Ok(self.tensor(name).and_then(DenseRows::of)),
+        }
     }
+}
+
+/// Takes a matrix that bitsandbytes quantized; nothing for a dense one.
+fn four_bit(tensors: &SafeTensors, name: &str) -> Result<Option<Nf4Matrix>> {
+    let stored = FourBit::of(tensors, name)?;
+    Ok(stored.map(|stored| Nf4Matrix::of_stored(&stored)).transpose()?)
 }
 
 impl<T> Parameter<T> {

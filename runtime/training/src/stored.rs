@@ -14,10 +14,9 @@ use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 use witness_formats::gguf::GgmlType;
 use witness_formats::{Dtype, TensorRef};
-use witness_quantization::{Decode, decoder};
+use witness_quantization::{Decode, Nf4Matrix, decoder};
 
 use crate::kernels::{TASK_ELEMENTS, rows_of_a_task, vectorised};
-use crate::nf4::Nf4Matrix;
 
 pub use gguf::GgufWeights;
 
@@ -38,6 +37,10 @@ pub trait Rows: Debug + Send + Sync {
     fn as_bf16(&self) -> Option<&[u8]> {
         None
     }
+    /// Says whether the matrix is in NF4, so that quantizing it again would only lose more.
+    fn is_nf4(&self) -> bool {
+        false
+    }
 }
 
 /// A matrix that is kept in another form than plain f32. A clone shares it.
@@ -53,7 +56,8 @@ pub enum BaseStorage {
     F32,
     /// Rounded to bf16: 2 bytes a weight.
     Bf16,
-    /// The layers' matrices in NF4, about half a byte a weight, as QLoRA keeps them; embedding and output matrix as by [`BaseStorage::AsIs`].
+    /// The layers' matrices in NF4, about half a byte a weight, as QLoRA keeps them; embedding and output matrix as by [`BaseStorage::AsIs`]. A source that has them
+    /// in NF4 is used as it lies.
     Nf4 {
         /// Whether the scales are quantized too.
         double: bool,
@@ -128,6 +132,10 @@ impl Rows for Nf4Matrix {
 
     fn bytes(&self) -> usize {
         Nf4Matrix::bytes(self)
+    }
+
+    fn is_nf4(&self) -> bool {
+        true
     }
 }
 

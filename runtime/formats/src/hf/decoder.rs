@@ -5,6 +5,7 @@
 //!
 //! Defaults are those of transformers' own configuration classes for each family, because files leave out what equals them.
 
+use super::four_bit::is_four_bit;
 use super::{
     config::{Family, HfConfig},
     json::Fields,
@@ -127,7 +128,11 @@ impl DecoderConfig {
                 "llama, mistral and qwen2 are; another plugin may know this one",
             )
         })?;
-        if fields.get("quantization_config").is_some() {
+        // Weights in 4 bits of bitsandbytes say themselves how they are to be read.
+        if fields
+            .get("quantization_config")
+            .is_some_and(|quantization| !is_four_bit(quantization))
+        {
             return Err(FormatError::unsupported(
                 config.file.clone(),
                 "`quantization_config` says that the weights are stored in a quantized form of their own",

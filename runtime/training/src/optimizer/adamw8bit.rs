@@ -10,8 +10,8 @@
 //! The smallest second moment that a block can hold is 1.5e-5 of its largest, so the smallest gradients of a block move their weights less than in full.
 
 use rayon::prelude::*;
+use witness_quantization::blockwise::{BLOCK, SIGNED, UNSIGNED};
 
-use crate::blockwise::{BLOCK, SIGNED, UNSIGNED};
 use crate::error::Result;
 use crate::kernels::{TASK_ELEMENTS, vectorised};
 use crate::optimizer::adamw::AdamW;

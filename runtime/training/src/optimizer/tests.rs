@@ -1,7 +1,26 @@
 //! Steps worked out by hand, steps of the references recorded, and a slow loop beside the fast one.
 
 use super::*;
-use crate::blockwise::tests::{hash, hash_numbers, numbers};
+
+/// FNV-1a, 64 bits.
+fn hash(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, step)
+}
+
+fn hash_numbers(values: &[f32]) -> u64 {
+    hash(values.iter().flat_map(|value| value.to_le_bytes()))
+}
+
+/// Numbers from -0.5 to 0.5, exact in f32.
+fn numbers() -> Vec<f32> {
+    let mut state = 12_345u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / 16_777_216.0 - 0.5
+    };
+    (0..102_400).map(|_| next()).collect()
+}
 
 /// A parameter alone, with its optimizer.
 struct Run<T> {

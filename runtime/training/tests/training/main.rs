@@ -4,7 +4,6 @@
 
 mod gradients;
 mod hostile;
-mod nf4;
 mod optimizers;
 mod oracle;
 mod peft;

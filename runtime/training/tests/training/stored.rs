@@ -1,14 +1,17 @@
 //! Bases in other forms than f32, and products in bf16.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::json;
 use witness_formats::gguf::{GgmlType, Gguf};
-use witness_formats::hf::{DecoderConfig, HfConfig};
-use witness_formats::{FileSet, safetensors::SafeTensors};
+use witness_formats::hf::{DecoderConfig, HfConfig, four_bit};
+use witness_formats::safetensors::{SafeTensors, Writer};
+use witness_formats::{Dtype, FileSet};
+use witness_quantization::{NF4_CODE, Nf4Matrix, Nf4Scales, blockwise};
 use witness_training::{
-    BaseStorage, Compute, GgufWeights, Method, Nf4Matrix, RandomWeights, Recompute, Result, Stored, Trainer,
-    TrainerOptions, WeightSource,
+    BaseStorage, Compute, GgufWeights, Method, RandomWeights, Recompute, Result, Stored, Trainer, TrainerOptions,
+    WeightSource,
 };
 
 use crate::support::{lora, options, pack, reference, rows, tiny};
@@ -74,6 +77,96 @@ fn qlora_equals_lora_on_the_decoded_base() {
         let (plain, _) = trained(&config, &source, with(BaseStorage::F32));
         assert_ne!(losses, plain);
     }
+}
+
+/// Writes a model as Transformers and bitsandbytes do: its layers' matrices in NF4, whose scales are quantized too.
+fn write_four_bit(path: &Path, config: &DecoderConfig, source: &dyn WeightSource) {
+    let mut names = vec![
+        "lm_head.weight".to_owned(),
+        "model.embed_tokens.weight".to_owned(),
+        "model.norm.weight".to_owned(),
+    ];
+    for layer in 0..config.n_layers {
+        let modules = ["q", "k", "v", "o"].map(|module| format!("self_attn.{module}_proj"));
+        let modules = modules
+            .into_iter()
+            .chain(["gate", "up", "down"].map(|module| format!("mlp.{module}_proj")));
+        let norms = ["input_layernorm", "post_attention_layernorm"].map(str::to_owned);
+        names.extend(
+            modules
+                .chain(norms)
+                .map(|module| format!("model.layers.{layer}.{module}.weight")),
+        );
+    }
+    let le = |values: &[f32]| -> Vec<u8> { values.iter().flat_map(|value| value.to_le_bytes()).collect() };
+    let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
+    for name in names {
+        let (shape, values) = source.weight(&name).unwrap().unwrap();
+        let (2, true) = (shape.len(), name.contains("layers.")) else {
+            tensors.push((name, Dtype::F32, shape, le(&values)));
+            continue;
+        };
+        let matrix = Nf4Matrix::quantize(&values, shape[0], shape[1], true);
+        let Nf4Scales::Nested { codes, largest, offset } = matrix.scales() else {
+            panic!("plain")
+        };
+        let state = four_bit::state([shape[0], shape[1]], Dtype::F32, Some(*offset));
+        tensors.push((
+            name.clone(),
+            Dtype::U8,
+            vec![matrix.packed().len(), 1],
+            matrix.packed().to_vec(),
+        ));
+        for (end, dtype, length) in four_bit::parts(values.len(), true, state.len()) {
+            let bytes = match end {
+                ".absmax" => codes.clone(),
+                ".nested_absmax" => le(largest),
+                ".nested_quant_map" => le(blockwise::SIGNED.values()),
+                ".quant_map" => le(&NF4_CODE),
+                _ => state.clone().into_bytes(),
+            };
+            tensors.push((format!("{name}{end}"), dtype, vec![length], bytes));
+        }
+    }
+    let mut writer = Writer::new();
+    for (name, dtype, shape, _) in &tensors {
+        writer.tensor(name, *dtype, shape).unwrap();
+    }
+    let mut body = writer.begin(std::fs::File::create(path).unwrap()).unwrap();
+    for (.., bytes) in &tensors {
+        body.write(bytes).unwrap();
+    }
+    body.finish().unwrap();
+}
+
+// A base that somebody has quantized already is trained on as it lies: the same bits as where it is quantized here, whether QLoRA is asked for or not.
+#[test]
+fn a_base_in_nf4_is_not_quantized_again() {
+    let config = tiny("llama", json!({"hidden_size": 64, "intermediate_size": 96}));
+    let source = RandomWeights::new(&config, 5, 0.3);
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("model.safetensors");
+    write_four_bit(&path, &config, &source);
+    let four_bit = SafeTensors::open_file(&path).unwrap();
+    let with = |base_storage| TrainerOptions {
+        base_storage,
+        ..options(1e-2)
+    };
+    let double = BaseStorage::Nf4 { double: true };
+    let wanted = trained(&config, &source, with(double));
+    for base_storage in [BaseStorage::AsIs, double, BaseStorage::Nf4 { double: false }] {
+        assert_eq!(
+            trained(&config, &four_bit, with(base_storage)),
+            wanted,
+            "{base_storage:?}"
+        );
+    }
+    // Its numbers can be had plain as well.
+    let (losses, _) = trained(&config, &four_bit, with(BaseStorage::F32));
+    assert_eq!(losses, wanted.0);
+    let trainer: Trainer = Trainer::new(&config, &four_bit, all_linears(), with(double)).unwrap();
+    let dense: Trainer = Trainer::new(&config, &source, all_linears(), with(double)).unwrap();
+    assert_eq!(trainer.parameters().bytes(), dense.parameters().bytes());
 }
 
 // With `s` steps of relative error 2^-9 in every factor, a loss of 3 differs by about 1 %; 2 % is allowed. Losses that were equal would mean that nothing is rounded.

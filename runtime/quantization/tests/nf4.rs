@@ -1,9 +1,23 @@
 //! Two matrices that bitsandbytes 0.50 quantized, with and without double quantization: every part and every value equal to the bit.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::PathBuf;
 
 use witness_formats::{FileSet, safetensors::SafeTensors};
-use witness_training::{NF4_CODE, Nf4Matrix, Nf4Scales};
+use witness_quantization::{NF4_CODE, Nf4Matrix, Nf4Scales};
 
-use crate::support::reference;
+/// Returns a path below the reference data, or nothing, said once, when they are not there.
+fn reference(path: &str) -> Option<PathBuf> {
+    let start = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let found = start
+        .ancestors()
+        .map(|directory| directory.join("shared").join(path))
+        .find(|path| path.exists());
+    if found.is_none() {
+        eprintln!("skipped: {path} needs ../shared");
+    }
+    found
+}
 
 fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()

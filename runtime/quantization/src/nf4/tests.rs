@@ -2,13 +2,13 @@
 
 use super::*;
 use crate::blockwise::tests::{hash, hash_numbers, numbers};
-use crate::random::Stream;
 
 /// Values like weights, with an outlier now and then.
 fn weights(n: usize) -> Vec<f32> {
-    let stream = Stream::new(11);
-    let value = |index| (stream.normal(index) * if index % 97 == 0 { 0.5 } else { 0.02 }) as f32;
-    (0..n as u64).map(value).collect()
+    let numbers = numbers();
+    let near_normal = |index: usize| (0..4).map(|at| numbers[(4 * index + at) % numbers.len()]).sum::<f32>();
+    let value = |index| near_normal(index) * if index % 97 == 0 { 0.9 } else { 0.035 };
+    (0..n).map(value).collect()
 }
 
 fn plain_scales(matrix: &Nf4Matrix) -> &[f32] {
@@ -89,7 +89,8 @@ fn nested_scales_are_near_the_plain_ones() {
         panic!("plain")
     };
     let mean = plain_scales(&plain).iter().map(|scale| f64::from(*scale)).sum::<f64>() / 600.0;
-    assert!((f64::from(*offset) - mean).abs() < 1e-7 * mean);
+    // Sums of some hundred numbers of f32, each rounded by a part in 2^24.
+    assert!((f64::from(*offset) - mean).abs() < 1e-6 * mean);
     for (block, scale) in plain_scales(&plain).iter().enumerate() {
         let gap = (nested.scale(block) - scale).abs();
         assert!(gap <= largest[block / NESTED_BLOCK] / 140.0, "{gap} {largest:?}");

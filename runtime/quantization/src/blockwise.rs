@@ -9,16 +9,16 @@
 
 use std::sync::LazyLock;
 
-use crate::kernels::vectorised;
+use crate::isa::vectorised;
 
 /// How many values share a largest magnitude.
-pub(crate) const BLOCK: usize = 256;
+pub const BLOCK: usize = 256;
 /// How many steps a normalised value is rounded to.
 const STEPS: usize = 65_536;
 
 /// A table of 256 values, and the way back from a value to its place.
 #[derive(Debug)]
-pub(crate) struct Code {
+pub struct Code {
     /// The values, rising.
     values: [f32; 256],
     /// The place of the value nearest to each step.
@@ -26,9 +26,9 @@ pub(crate) struct Code {
 }
 
 /// The table for numbers of both signs.
-pub(crate) static SIGNED: LazyLock<Code> = LazyLock::new(|| Code::dynamic(true));
+pub static SIGNED: LazyLock<Code> = LazyLock::new(|| Code::dynamic(true));
 /// The table for numbers from 0.
-pub(crate) static UNSIGNED: LazyLock<Code> = LazyLock::new(|| Code::dynamic(false));
+pub static UNSIGNED: LazyLock<Code> = LazyLock::new(|| Code::dynamic(false));
 
 impl Code {
     fn dynamic(is_signed: bool) -> Code {
@@ -62,12 +62,15 @@ impl Code {
     }
 
     /// Returns the values, rising.
-    pub(crate) fn values(&self) -> &[f32; 256] {
+    pub fn values(&self) -> &[f32; 256] {
         &self.values
     }
 
     /// Writes the places of a block's values and returns the block's largest magnitude, which is not finite where one of the values is not.
-    pub(crate) fn quantize_block(&self, values: &[f32], places: &mut [u8]) -> f32 {
+    ///
+    /// # Panics
+    /// If there are not as many places as values.
+    pub fn quantize_block(&self, values: &[f32], places: &mut [u8]) -> f32 {
         assert_eq!(values.len(), places.len());
         let most = vectorised(
             #[inline(always)]
@@ -87,7 +90,7 @@ impl Code {
     }
 
     /// Writes the values of a block.
-    pub(crate) fn dequantize_block(&self, places: &[u8], largest: f32, values: &mut [f32]) {
+    pub fn dequantize_block(&self, places: &[u8], largest: f32, values: &mut [f32]) {
         for (value, place) in values.iter_mut().zip(places) {
             *value = self.values[usize::from(*place)] * largest;
         }
