@@ -5,7 +5,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use witness_quantization::{ENCODED, Isa, decode, encode, parse_type};
+use witness_quantization::{ENCODED, Isa, NEEDS_IMPORTANCE, decode, encode, parse_type};
 
 const COLUMNS: usize = 4_096;
 const ROWS: usize = 1_024;
@@ -35,7 +35,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for kind in kinds {
         let mut bytes = vec![0; kind.row_bytes(x.len()).unwrap_or(0) as usize];
         let mut again = vec![0.0; x.len()];
-        let encoded = best(x.len(), || encode(kind, &x, COLUMNS, None, &mut bytes))?;
+        let encoded = match NEEDS_IMPORTANCE.contains(&kind) {
+            true => 0.0,
+            false => best(x.len(), || encode(kind, &x, COLUMNS, None, &mut bytes))?,
+        };
         let weighted = best(x.len(), || encode(kind, &x, COLUMNS, Some(&weights), &mut bytes))?;
         let decoded = best(x.len(), || decode(kind, &bytes, &mut again))?;
         println!("{:8}{encoded:10.1}{weighted:10.1}{decoded:10.1}", kind.name());

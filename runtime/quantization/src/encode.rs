@@ -5,7 +5,10 @@
 //! where somebody forces one.
 
 mod batch;
+mod few;
+mod grid;
 mod k;
+mod one;
 mod rounded;
 mod search;
 mod small;
@@ -20,7 +23,7 @@ use crate::lanes::LANES_MAX;
 const STRETCH: usize = 65_536;
 
 /// The types that [`encode`] writes.
-pub const ENCODED: [GgmlType; 15] = [
+pub const ENCODED: [GgmlType; 24] = [
     GgmlType::F32,
     GgmlType::F16,
     GgmlType::BF16,
@@ -36,16 +39,28 @@ pub const ENCODED: [GgmlType; 15] = [
     GgmlType::Q6_K,
     GgmlType::IQ4_NL,
     GgmlType::IQ4_XS,
+    GgmlType::IQ1_S,
+    GgmlType::IQ1_M,
+    GgmlType::IQ2_XXS,
+    GgmlType::IQ2_XS,
+    GgmlType::IQ2_S,
+    GgmlType::IQ3_XXS,
+    GgmlType::IQ3_S,
+    GgmlType::TQ1_0,
+    GgmlType::TQ2_0,
 ];
+
+/// Those of [`ENCODED`] that are only made with importance.
+pub const NEEDS_IMPORTANCE: [GgmlType; 3] = [GgmlType::IQ1_S, GgmlType::IQ2_XXS, GgmlType::IQ2_XS];
 
 /// Encodes whole rows, `[n_rows, n_columns]`, as blocks of a type.
 ///
-/// `importance` has a number for each column: how much an error there matters, such as the mean square of what that column is multiplied by. Q8_0 and the dense
-/// types do not use it. `out` takes exactly the bytes of the rows, as [`GgmlType::row_bytes`] counts them. Rows do not depend on each other: any split of a
+/// `importance` has a number for each column: how much an error there matters, such as the mean square of what that column is multiplied by. Q8_0, TQ1_0, TQ2_0 and
+/// the dense types do not use it; the types of [`NEEDS_IMPORTANCE`] cannot do without. `out` takes exactly the bytes of the rows, as [`GgmlType::row_bytes`] counts them. Rows do not depend on each other: any split of a
 /// matrix between calls gives the same bytes. Buffers of the work are on the stack, some 100 KiB.
 ///
 /// # Errors
-/// If the type is none of [`ENCODED`], a length does not fit, a number is not finite, or a scale (or an F16 itself) is too large for 16 bits, which llama-quantize
+/// If the type is none of [`ENCODED`], needs importance that is not there, a length does not fit, a number is not finite, or a scale (or an F16 itself) is too large for 16 bits, which llama-quantize
 /// refuses too. What `out` holds then is of no use.
 pub fn encode(
     kind: GgmlType,
@@ -97,6 +112,15 @@ fn encode_rows(
         (GgmlType::Q5_1, Some(_)) => batch::encode::<small::Q5_1, 32, 24>(rows, n_columns, importance, out),
         (GgmlType::IQ4_NL, _) => batch::encode::<small::Iq4Nl, 32, 18>(rows, n_columns, importance, out),
         (GgmlType::IQ4_XS, _) => batch::encode::<small::Iq4Xs, 256, 136>(rows, n_columns, importance, out),
+        (GgmlType::IQ1_S, _) => grid::iq1_s(rows, n_columns, importance, out),
+        (GgmlType::IQ1_M, _) => grid::iq1_m(rows, n_columns, importance, out),
+        (GgmlType::IQ2_XXS, _) => grid::iq2_xxs(rows, n_columns, importance, out),
+        (GgmlType::IQ2_XS, _) => grid::iq2_xs(rows, n_columns, importance, out),
+        (GgmlType::IQ2_S, _) => grid::iq2_s(rows, n_columns, importance, out),
+        (GgmlType::IQ3_XXS, _) => grid::iq3_xxs(rows, n_columns, importance, out),
+        (GgmlType::IQ3_S, _) => grid::iq3_s(rows, n_columns, importance, out),
+        (GgmlType::TQ1_0, _) => few::tq1_0(rows, out),
+        (GgmlType::TQ2_0, _) => few::tq2_0(rows, out),
         (GgmlType::Q2_K, _) => batch::encode::<k::Q2K, 256, 84>(rows, n_columns, importance, out),
         (GgmlType::Q3_K, _) => batch::encode::<k::Q3K, 256, 110>(rows, n_columns, importance, out),
         (GgmlType::Q4_K, _) => batch::encode::<k::Q4K, 256, 144>(rows, n_columns, importance, out),
@@ -110,6 +134,9 @@ fn encode_rows(
 fn check(kind: GgmlType, rows: &[f32], n_columns: usize, importance: Option<&[f32]>, out: &[u8]) -> Result<()> {
     let block = kind.block_elements().filter(|_| ENCODED.contains(&kind));
     let block = block.ok_or(QuantizationError::Type { kind, act: "encoded" })?;
+    if importance.is_none() && NEEDS_IMPORTANCE.contains(&kind) {
+        return Err(QuantizationError::NeedsImportance { kind });
+    }
     if n_columns == 0 || !n_columns.is_multiple_of(block) {
         return Err(QuantizationError::Columns { kind, n_columns, block });
     }
@@ -159,6 +186,12 @@ fn first_too_large(kind: GgmlType, out: &[u8]) -> Option<usize> {
         GgmlType::F16 => return first_infinite(out, 0x7c00),
         GgmlType::BF16 => return first_infinite(out, 0x7f80),
         GgmlType::Q4_0 | GgmlType::Q5_0 | GgmlType::Q8_0 | GgmlType::IQ4_NL | GgmlType::IQ4_XS => &[0],
+        GgmlType::IQ1_S | GgmlType::IQ2_XXS | GgmlType::IQ2_XS | GgmlType::IQ2_S => &[0],
+        GgmlType::IQ3_XXS | GgmlType::IQ3_S => &[0],
+        // Spread over words, see below.
+        GgmlType::IQ1_M => &[],
+        GgmlType::TQ1_0 => &[52],
+        GgmlType::TQ2_0 => &[64],
         GgmlType::Q4_1 | GgmlType::Q5_1 | GgmlType::Q4_K | GgmlType::Q5_K => &[0, 2],
         GgmlType::Q2_K => &[80, 82],
         GgmlType::Q3_K => &[108],
@@ -166,6 +199,14 @@ fn first_too_large(kind: GgmlType, out: &[u8]) -> Option<usize> {
         _ => return None,
     };
     let (bytes, numbers) = (kind.block_bytes()?, kind.block_elements()?);
+    if kind == GgmlType::IQ1_M {
+        // The highest bits of two words.
+        let is_too_large = |block: &[u8]| block[55] & 0x70 == 0x70 && block[53] & 0xc0 == 0xc0;
+        return out
+            .chunks_exact(bytes)
+            .position(is_too_large)
+            .map(|block| block * numbers);
+    }
     let is_too_large = |block: &[u8]| {
         halves
             .iter()

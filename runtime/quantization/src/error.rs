@@ -63,6 +63,12 @@ pub enum QuantizationError {
         /// The value.
         value: f32,
     },
+    /// A type that is only made with importance.
+    #[error("{} is of no use without an importance matrix", kind.name())]
+    NeedsImportance {
+        /// The type.
+        kind: GgmlType,
+    },
     /// A block whose scale is beyond what the type can hold.
     #[error("the numbers from {index} on are too large to be stored as {}", kind.name())]
     TooLarge {
@@ -121,6 +127,7 @@ impl QuantizationError {
             QuantizationError::Bytes { .. } => "witness::quantization::bytes",
             QuantizationError::Importance { .. } => "witness::quantization::importance",
             QuantizationError::NotFinite { .. } => "witness::quantization::not_finite",
+            QuantizationError::NeedsImportance { .. } => "witness::quantization::needs_importance",
             QuantizationError::TooLarge { .. } => "witness::quantization::too_large",
             QuantizationError::Parts { .. } => "witness::quantization::parts",
             QuantizationError::Name { .. } => "witness::quantization::name",
@@ -148,6 +155,9 @@ impl QuantizationError {
             }
             QuantizationError::NotFinite { .. } => {
                 "the weights were damaged in training or export; quantizing them would only hide it".to_owned()
+            }
+            QuantizationError::NeedsImportance { .. } => {
+                "give one that was made on this very model, or take a larger type, such as IQ3_S or Q2_K".to_owned()
             }
             QuantizationError::TooLarge { .. } => "keep this tensor in BF16 or F32, which reach further".to_owned(),
             QuantizationError::Name { near: Some(near), .. } => format!("did you mean `{near}`?"),

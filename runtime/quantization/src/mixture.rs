@@ -12,8 +12,20 @@ use crate::error::{QuantizationError, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[expect(non_camel_case_types, missing_docs, reason = "the names are llama.cpp's own")]
 pub enum Mixture {
+    IQ1_S,
+    TQ1_0,
+    IQ1_M,
+    TQ2_0,
+    IQ2_XXS,
+    IQ2_XS,
+    IQ2_S,
+    IQ2_M,
     Q2_K_S,
     Q2_K,
+    IQ3_XXS,
+    IQ3_XS,
+    IQ3_S,
+    IQ3_M,
     Q3_K_S,
     Q3_K_M,
     Q3_K_L,
@@ -51,9 +63,21 @@ const fn row(mixture: Mixture, name: &'static str, file_type: u32, base: GgmlTyp
     }
 }
 
-static TABLE: [Row; 20] = [
+static TABLE: [Row; 32] = [
+    row(Mixture::IQ1_S, "IQ1_S", 24, GgmlType::IQ1_S),
+    row(Mixture::TQ1_0, "TQ1_0", 36, GgmlType::TQ1_0),
+    row(Mixture::IQ1_M, "IQ1_M", 31, GgmlType::IQ1_M),
+    row(Mixture::TQ2_0, "TQ2_0", 37, GgmlType::TQ2_0),
+    row(Mixture::IQ2_XXS, "IQ2_XXS", 19, GgmlType::IQ2_XXS),
+    row(Mixture::IQ2_XS, "IQ2_XS", 20, GgmlType::IQ2_XS),
+    row(Mixture::IQ2_S, "IQ2_S", 28, GgmlType::IQ2_XS),
+    row(Mixture::IQ2_M, "IQ2_M", 29, GgmlType::IQ2_S),
     row(Mixture::Q2_K_S, "Q2_K_S", 21, GgmlType::Q2_K),
     row(Mixture::Q2_K, "Q2_K", 10, GgmlType::Q2_K),
+    row(Mixture::IQ3_XXS, "IQ3_XXS", 23, GgmlType::IQ3_XXS),
+    row(Mixture::IQ3_XS, "IQ3_XS", 22, GgmlType::IQ3_S),
+    row(Mixture::IQ3_S, "IQ3_S", 26, GgmlType::IQ3_S),
+    row(Mixture::IQ3_M, "IQ3_M", 27, GgmlType::IQ3_S),
     row(Mixture::Q3_K_S, "Q3_K_S", 11, GgmlType::Q3_K),
     row(Mixture::Q3_K_M, "Q3_K_M", 12, GgmlType::Q3_K),
     row(Mixture::Q3_K_L, "Q3_K_L", 13, GgmlType::Q3_K),
@@ -100,6 +124,22 @@ impl Mixture {
     /// Returns the type that most tensors get.
     pub fn base(self) -> GgmlType {
         self.row().base
+    }
+
+    /// Says whether most of a model is of no use in it without an importance matrix; the plan says it of each tensor.
+    pub fn needs_importance(self) -> bool {
+        matches!(
+            self,
+            Mixture::IQ1_S
+                | Mixture::IQ1_M
+                | Mixture::IQ2_XXS
+                | Mixture::IQ2_XS
+                | Mixture::IQ2_S
+                | Mixture::IQ2_M
+                | Mixture::Q2_K_S
+                | Mixture::IQ3_XXS
+                | Mixture::IQ3_XS
+        )
     }
 
     fn row(self) -> &'static Row {
@@ -175,7 +215,7 @@ mod tests {
         assert!(
             diagnostic
                 .message
-                .contains("`Q4KM` is not a type to quantize to; known are Q2_K_S, "),
+                .contains("`Q4KM` is not a type to quantize to; known are IQ1_S, "),
             "{diagnostic:?}"
         );
         assert_eq!(diagnostic.hints, ["did you mean `Q4_K_M`?"]);

@@ -234,11 +234,17 @@ fn choose(counters: &mut Counters<'_>, tensor: &Tensor<'_>) -> Result<Choice> {
     };
     let kind = fitting(wanted, tensor.n_columns());
     let is_matrix_of_tokens = matches!(part, Part::TokenEmbeddings | Part::Output);
+    let is_of_few_bits = match kind {
+        GgmlType::IQ1_S | GgmlType::IQ1_M => true,
+        GgmlType::IQ2_XXS | GgmlType::IQ2_XS | GgmlType::IQ2_S | GgmlType::IQ3_XXS => true,
+        GgmlType::Q2_K => mixture == Mixture::Q2_K_S,
+        _ => false,
+    };
     Ok(Choice {
         kind,
         is_kept: false,
         is_substitute: kind != wanted,
-        needs_importance: mixture == Mixture::Q2_K_S && kind == GgmlType::Q2_K && !is_matrix_of_tokens,
+        needs_importance: is_of_few_bits && !is_matrix_of_tokens,
     })
 }
 
@@ -248,8 +254,15 @@ fn fitting(kind: GgmlType, n_columns: usize) -> GgmlType {
         return kind;
     }
     let smaller = match kind {
-        GgmlType::IQ4_XS => GgmlType::IQ4_NL,
-        GgmlType::Q2_K | GgmlType::Q3_K => GgmlType::Q4_0,
+        GgmlType::IQ1_S
+        | GgmlType::IQ1_M
+        | GgmlType::IQ2_XXS
+        | GgmlType::IQ2_XS
+        | GgmlType::IQ2_S
+        | GgmlType::IQ3_XXS
+        | GgmlType::IQ3_S
+        | GgmlType::IQ4_XS => GgmlType::IQ4_NL,
+        GgmlType::Q2_K | GgmlType::Q3_K | GgmlType::TQ1_0 | GgmlType::TQ2_0 => GgmlType::Q4_0,
         GgmlType::Q4_K => GgmlType::Q5_0,
         GgmlType::Q5_K => GgmlType::Q5_1,
         GgmlType::Q6_K => GgmlType::Q8_0,

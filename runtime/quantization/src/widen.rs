@@ -1,19 +1,47 @@
-//! Blocks of a type with a table as Q8_0, for those who have a quick product of the latter alone.
+//! Blocks of a type with a table or a grid as Q8_0, for those who have a quick product of the latter alone.
 
 use half::f16;
 use witness_formats::gguf::GgmlType;
 
+use crate::decode::decode;
+use crate::encode::encode;
 use crate::error::{QuantizationError, Result};
 use crate::nonlinear::VALUES;
+
+/// How many numbers go through Q8_0 at a time where blocks are decoded first: 64 KiB.
+const STRETCH: usize = 16_384;
 
 /// Numbers and bytes of a block of Q8_0.
 const NUMBERS: usize = 32;
 const WIDE: usize = 34;
 
-/// Returns blocks of IQ4_NL or IQ4_XS, whole rows of them, as blocks of Q8_0, which take about twice the bytes.
+/// Says whether [`widen`] takes a type: it has no quick product elsewhere, and Q8_0 holds what it says.
+pub fn is_widened(kind: GgmlType) -> bool {
+    use GgmlType::*;
+    matches!(
+        kind,
+        IQ4_NL
+            | IQ4_XS
+            | IQ2_XXS
+            | IQ2_XS
+            | IQ2_S
+            | IQ3_XXS
+            | IQ3_S
+            | IQ1_S
+            | IQ1_M
+            | TQ1_0
+            | TQ2_0
+            | Q1_0
+            | MXFP4
+            | NVFP4
+    )
+}
+
+/// Returns blocks of a type of [`is_widened`], whole rows of them, as blocks of Q8_0.
 ///
 /// Of IQ4_NL the numbers stay the same: both are a scale of 16 bits times an integer of eight. IQ4_XS has 8 scales of 6 bits below one of 16, and their product is
-/// rounded to 16 bits, so each number moves by at most one part in 2,048.
+/// rounded to 16 bits, so each number moves by at most one part in 2,048. All others, of 1 to 4 bits, are decoded and rounded to Q8_0: each number moves by at most
+/// one part in 254 of the largest of its 32.
 ///
 /// # Errors
 /// If the type is another, or the bytes are not whole blocks.
@@ -21,6 +49,7 @@ pub fn widen(kind: GgmlType, bytes: &[u8]) -> Result<Vec<u8>> {
     let block_bytes = match kind {
         GgmlType::IQ4_NL => 18,
         GgmlType::IQ4_XS => 136,
+        kind if is_widened(kind) => return rounded(kind, bytes),
         _ => return Err(QuantizationError::Type { kind, act: "widened" }),
     };
     if !bytes.len().is_multiple_of(block_bytes) {
@@ -37,6 +66,25 @@ pub fn widen(kind: GgmlType, bytes: &[u8]) -> Result<Vec<u8>> {
             GgmlType::IQ4_NL => put(&mut out, [block[0], block[1]], &block[2..]),
             _ => widen_xs(&mut out, block),
         }
+    }
+    Ok(out)
+}
+
+/// Decodes blocks and encodes their numbers again.
+fn rounded(kind: GgmlType, bytes: &[u8]) -> Result<Vec<u8>> {
+    let (block_bytes, block) = kind.block_bytes().zip(kind.block_elements()).unwrap_or((1, 1));
+    let n_blocks = bytes.len() / block_bytes;
+    let mut out = vec![0; n_blocks * block / NUMBERS * WIDE];
+    let mut numbers = vec![0.0; STRETCH];
+    let step = STRETCH / block;
+    for (bytes, out) in bytes
+        .chunks(step * block_bytes)
+        .zip(out.chunks_mut(STRETCH / NUMBERS * WIDE))
+    {
+        let numbers = &mut numbers[..out.len() / WIDE * NUMBERS];
+        // Blocks that are cut are refused here.
+        decode(kind, bytes, numbers)?;
+        encode(GgmlType::Q8_0, numbers, NUMBERS, None, out)?;
     }
     Ok(out)
 }

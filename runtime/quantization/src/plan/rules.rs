@@ -1,6 +1,8 @@
 //! The rules of the mixtures: which parts get a better type than most, and in which layers.
 
-use witness_formats::gguf::GgmlType::{self, Q3_K, Q4_1, Q4_K, Q5_1, Q5_K, Q6_K, Q8_0};
+use witness_formats::gguf::GgmlType::{
+    self, IQ2_S, IQ2_XXS, IQ3_S, IQ3_XXS, Q2_K, Q3_K, Q4_1, Q4_K, Q5_1, Q5_K, Q6_K, Q8_0,
+};
 
 use super::tensors::{Part, layer};
 use super::{ModelFacts, PlanOptions, Tensor};
@@ -17,6 +19,8 @@ pub(super) struct Counters<'a> {
     n_values: usize,
     value: usize,
     down: usize,
+    gate: usize,
+    up: usize,
 }
 
 impl<'a> Counters<'a> {
@@ -35,6 +39,8 @@ impl<'a> Counters<'a> {
             n_values: parts().filter(|part| part.is_like_values()).count(),
             value: 0,
             down: 0,
+            gate: 0,
+            up: 0,
         }
     }
 
@@ -47,6 +53,8 @@ impl<'a> Counters<'a> {
         let kind = match part {
             Part::Output => self.output(tensor),
             Part::TokenEmbeddings if self.is_tied => self.output(tensor),
+            Part::TokenEmbeddings => self.token_embeddings(base),
+            _ if self.is_of_2_bits() => self.of_2_bits(base, part),
             Part::Value | Part::Fused | Part::Latent => {
                 let kind = self.value(base);
                 self.value += 1;
@@ -60,11 +68,25 @@ impl<'a> Counters<'a> {
             }
             Part::AttentionOutput => self.attention_output(base),
             Part::Gate | Part::Up => {
-                // No rule for these, but a model with experts has to tell their layer all the same.
-                self.layer(tensor, 0)?;
-                base
+                let counted = if part == Part::Gate {
+                    &mut self.gate
+                } else {
+                    &mut self.up
+                };
+                let counted = std::mem::replace(counted, *counted + 1);
+                // A model with experts has to tell their layer also where no rule asks for it.
+                let layer = self.layer(tensor, counted)?;
+                match self.mixture {
+                    Mixture::IQ3_XS if !is_at_an_end(layer, self.facts.n_layers) => IQ3_XXS,
+                    _ => base,
+                }
             }
-            Part::TokenEmbeddings | Part::Key | Part::Query | Part::Other => base,
+            Part::Key | Part::Query => match self.mixture {
+                Mixture::IQ3_XS => IQ3_XXS,
+                Mixture::IQ3_XXS => IQ2_S,
+                _ => base,
+            },
+            Part::Other => base,
         };
         Ok(kind)
     }
@@ -84,8 +106,52 @@ impl<'a> Counters<'a> {
             kind
         } else if self.is_falcon() || base.row_bytes(tensor.n_columns()).is_none() || base == Q8_0 {
             Q8_0
+        } else if self.is_of_2_bits() || self.mixture == Mixture::IQ3_XXS {
+            Q5_K
         } else {
             Q6_K
+        }
+    }
+
+    fn token_embeddings(&self, base: GgmlType) -> GgmlType {
+        match self.mixture {
+            Mixture::IQ1_S | Mixture::IQ1_M | Mixture::IQ2_XXS | Mixture::IQ2_XS => Q2_K,
+            Mixture::IQ2_S | Mixture::IQ2_M | Mixture::IQ3_XXS => IQ3_S,
+            Mixture::TQ1_0 | Mixture::TQ2_0 => Q4_K,
+            _ => base,
+        }
+    }
+
+    /// Says whether it is one of the mixtures of 1 or 2 bits, which have rules of their own.
+    fn is_of_2_bits(&self) -> bool {
+        matches!(
+            self.mixture,
+            Mixture::IQ1_S | Mixture::IQ1_M | Mixture::IQ2_XXS | Mixture::IQ2_XS | Mixture::IQ2_S | Mixture::IQ2_M
+        )
+    }
+
+    fn of_2_bits(&mut self, base: GgmlType, part: Part) -> GgmlType {
+        let n_experts = self.facts.n_experts;
+        let better = match self.mixture {
+            Mixture::IQ2_S | Mixture::IQ2_M => IQ3_S,
+            _ => Q2_K,
+        };
+        match part {
+            Part::Value | Part::Fused | Part::Latent if self.sharing() >= 4 || n_experts >= 4 => Q4_K,
+            Part::Value | Part::Fused | Part::Latent => better,
+            Part::Key if n_experts == 8 => Q4_K,
+            Part::Down => {
+                let layer = self.down;
+                self.down += 1;
+                if layer < self.facts.n_layers / 8 { better } else { base }
+            }
+            Part::AttentionOutput if n_experts == 8 => Q5_K,
+            Part::AttentionOutput => match self.mixture {
+                Mixture::IQ1_S | Mixture::IQ1_M => IQ2_XXS,
+                Mixture::IQ2_S | Mixture::IQ2_M => IQ3_S,
+                _ => base,
+            },
+            _ => base,
         }
     }
 
@@ -95,6 +161,9 @@ impl<'a> Counters<'a> {
             Mixture::Q2_K if is_shared => Q4_K,
             Mixture::Q2_K => Q3_K,
             Mixture::Q2_K_S if is_shared => Q4_K,
+            Mixture::IQ3_XXS | Mixture::IQ3_XS | Mixture::IQ3_S if is_shared => Q4_K,
+            Mixture::IQ3_XXS if !self.options.has_importance => IQ3_S,
+            Mixture::IQ3_M => Q4_K,
             Mixture::Q3_K_M if self.value < 2 => Q5_K,
             Mixture::Q3_K_M => Q4_K,
             Mixture::Q3_K_L => Q5_K,
@@ -118,6 +187,9 @@ impl<'a> Counters<'a> {
         match self.mixture {
             Mixture::Q2_K => Q3_K,
             Mixture::Q2_K_S if is_first(8) => Q4_K,
+            Mixture::IQ3_XXS if !has_importance && is_first(8) => Q4_K,
+            Mixture::IQ3_XXS if !has_importance => Q3_K,
+            Mixture::IQ3_M if is_first(8) || self.facts.n_experts == 8 && gets_more => Q4_K,
             Mixture::Q3_K_M if is_first(16) => Q5_K,
             Mixture::Q3_K_M if !self.is_falcon() || gets_more => Q4_K,
             Mixture::Q3_K_L if self.is_falcon() => Q4_K,
@@ -142,6 +214,10 @@ impl<'a> Counters<'a> {
             Mixture::Q2_K
             | Mixture::Q3_K_S
             | Mixture::Q3_K_M
+            | Mixture::IQ3_XXS
+            | Mixture::IQ3_XS
+            | Mixture::IQ3_S
+            | Mixture::IQ3_M
             | Mixture::IQ4_NL
             | Mixture::IQ4_XS
             | Mixture::Q4_K_S
@@ -152,7 +228,8 @@ impl<'a> Counters<'a> {
             }
             _ if self.facts.n_experts == 8 => base,
             Mixture::Q2_K => Q3_K,
-            Mixture::Q3_K_M => Q4_K,
+            Mixture::IQ3_XXS => IQ3_S,
+            Mixture::Q3_K_M | Mixture::IQ3_M => Q4_K,
             Mixture::Q3_K_L => Q5_K,
             _ => base,
         }
@@ -174,7 +251,12 @@ impl<'a> Counters<'a> {
 /// Says whether a layer is one of those that the `_M` mixtures treat better: the first and the last eighth, and every third between.
 fn gets_more(layer: usize, n_layers: usize) -> bool {
     let first = n_layers / 8;
-    layer < first || layer >= 7 * n_layers / 8 || (layer - first) % 3 == 2
+    is_at_an_end(layer, n_layers) || (layer - first) % 3 == 2
+}
+
+/// Says whether a layer is one of the first or of the last eighth.
+fn is_at_an_end(layer: usize, n_layers: usize) -> bool {
+    layer < n_layers / 8 || layer >= 7 * n_layers / 8
 }
 
 /// Says whether the reference takes a model for one of 70 billion weights, going by its layers.

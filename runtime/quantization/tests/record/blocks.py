@@ -26,7 +26,11 @@ LIBRARY.ggml_get_type_traits.restype = ctypes.POINTER(Traits)
 TYPES = [(0, "F32", 1, False, []), (1, "F16", 1, False, [0]), (30, "BF16", 1, False, [0]), (8, "Q8_0", 32, False, [0]), (2, "Q4_0", 32, True, [0]),
          (3, "Q4_1", 32, True, [0, 2]), (6, "Q5_0", 32, True, [0]), (7, "Q5_1", 32, True, [0, 2]), (10, "Q2_K", 256, True, [80, 82]),
          (11, "Q3_K", 256, True, [108]), (12, "Q4_K", 256, True, [0, 2]), (13, "Q5_K", 256, True, [0, 2]), (14, "Q6_K", 256, True, [208]),
-         (20, "IQ4_NL", 32, True, [0]), (23, "IQ4_XS", 256, True, [0])]
+         (20, "IQ4_NL", 32, True, [0]), (23, "IQ4_XS", 256, True, [0]), (16, "IQ2_XXS", 256, True, [0]), (17, "IQ2_XS", 256, True, [0]), (22, "IQ2_S", 256, True, [0]),
+         (18, "IQ3_XXS", 256, True, [0]), (21, "IQ3_S", 256, True, [0]), (19, "IQ1_S", 256, True, [0]), (29, "IQ1_M", 256, True, []), (34, "TQ1_0", 256, False, [52]), (35, "TQ2_0", 256, False, [64])]
+NEED_IMPORTANCE = ["IQ1_S", "IQ2_XXS", "IQ2_XS"]
+# Types that are only decoded. The d of IQ1_M is spread over the highest bits of four words; any bytes of the types of 4-bit floating points are numbers.
+DECODED = [(41, "Q1_0", 128, [0]), (39, "MXFP4", 32, []), (40, "NVFP4", 64, [])]
 
 
 def random(seed, n):
@@ -104,9 +108,10 @@ def decode(kind, data, n):
     return out
 
 
-def arbitrary(size, halves, blocks):
+def arbitrary(size, halves, blocks, is_spread=False):
     """Blocks of any bytes, but for f16 fields of ordinary size."""
     data = (random(4, blocks * size) >> np.uint64(56)).astype(np.uint8).reshape(blocks, size)
+    if is_spread: data[:, size - 1] = data[:, size - 1] & 0x8F | 0x20
     for at in halves: data[:, at + 1] = data[:, at + 1] & 0x83 | 0x20 | (data[:, at + 1] >> 4 & 3) << 2
     return np.ascontiguousarray(data).reshape(-1)
 
@@ -116,16 +121,17 @@ def main():
     for kind, name, block, uses, halves in TYPES:
         for columns, rows in [(512, 5)] + ([(96, 19)] if block <= 32 else []):
             for weight in ["none", "random", "sparse", "wide"] if uses else ["none", "random"]:
+                if weight == "none" and name in NEED_IMPORTANCE: continue
                 x = {i: inputs(i, columns * rows) for i in INPUTS}
                 w = importances(weight, columns)
                 found = {i: encode(kind, x[i], columns, w) for i in INPUTS}
                 encoded.append({"type": name, "rows": rows, "columns": columns, "importance": weight, "encoded": {i: digest(found[i]) for i in INPUTS},
                                 "decoded": {i: digest(decode(kind, found[i], columns * rows)) for i in INPUTS}})
     decoded = {}
-    for kind, name, block, uses, halves in TYPES:
+    for kind, name, block, halves in [(kind, name, block, halves) for kind, name, block, _, halves in TYPES] + DECODED:
         size = LIBRARY.ggml_get_type_traits(kind).contents.bytes
         n = 40 * 256 // block
-        data = arbitrary(size, halves, n) if block > 1 else encode(kind, inputs("steps", n), n, None)
+        data = arbitrary(size, halves, n, name == "IQ1_M") if block > 1 else encode(kind, inputs("steps", n), n, None)
         decoded[name] = digest(decode(kind, data, n * block))
     record = {"source": f"ggml {LIBRARY.ggml_version().decode()}, x86-64", "encoded": encoded, "decoded": decoded}
     text = json.dumps(record)
