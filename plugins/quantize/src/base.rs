@@ -14,7 +14,11 @@ use witness_plugin_protocol::{AdapterSpec, FileRef, TransformRequest};
 use witness_quantization::{Mixture, ModelFacts};
 
 use crate::error::{Result, cannot_write, refused};
+use crate::four_bit::Decoded;
 use crate::pieces::Piece;
+
+/// The name of bitsandbytes' 4 bits.
+pub(crate) const NF4: &str = "NF4";
 
 /// An opened base.
 pub(crate) enum Base {
@@ -36,6 +40,8 @@ pub(crate) struct Model {
     pub(crate) file_type: Option<u32>,
     /// Whether a merge changed tensors that are blocks.
     pub(crate) merged_blocks: bool,
+    /// Whether numbers come of a quantized form of a directory, though no piece is one of blocks.
+    pub(crate) was_four_bit: bool,
 }
 
 /// A Hugging Face directory that is to be written.
@@ -87,11 +93,14 @@ impl Base {
     pub(crate) fn model(&self, request: &TransformRequest, scratch: &Path) -> Result<Model> {
         let name = Some(request.model_name.as_str()).filter(|name| !name.is_empty());
         let mut model = match (self, &request.adapter) {
-            (Base::Hf(files), None) => Model::of_plan(GgufPlan::from_hf(files, name)?)?,
-            (Base::Hf(files), Some(adapter)) => {
-                let (_, heads) = self.about()?;
-                let merged = Merged::new(Arc::new(SafeTensors::open(files)?), open_adapter(adapter)?, heads)?;
-                Model::of_plan(GgufPlan::from_hf_with(files, name, Arc::new(merged))?)?
+            (Base::Hf(files), adapter) => {
+                let (weights, was_four_bit) = weights_of(files)?;
+                let weights = match adapter {
+                    None => weights,
+                    Some(adapter) => Arc::new(Merged::new(weights, open_adapter(adapter)?, self.about()?.1)?),
+                };
+                let model = Model::of_plan(GgufPlan::from_hf_with(files, name, weights)?)?;
+                Model { was_four_bit, ..model }
             }
             (Base::Gguf(parts), None) => Model::of_file(&Arc::new(Gguf::open(parts)?))?,
             (Base::Gguf(parts), Some(adapter)) => {
@@ -122,14 +131,23 @@ impl Base {
             }
             (Base::Hf(files), adapter) => {
                 let (family, heads) = self.about()?;
-                let base: Arc<dyn Weights> = Arc::new(SafeTensors::open(files)?);
+                let (base, was_quantized) = weights_of(files)?;
                 let mut small = small_files(files)?;
+                let mut storage = storage_of(base.as_ref()).name().to_owned();
+                if was_quantized {
+                    edit_config(&mut small, |config| {
+                        config.shift_remove("quantization_config");
+                    })?;
+                    storage = NF4.to_owned();
+                }
                 let weights = match adapter {
                     None => base,
                     Some(adapter) => {
                         let merged = Merged::new(base, open_adapter(adapter)?, heads)?;
                         if merged.unties_embedding() {
-                            untie(&mut small)?;
+                            edit_config(&mut small, |config| {
+                                config.insert("tie_word_embeddings".to_owned(), false.into());
+                            })?;
                         }
                         Arc::new(merged)
                     }
@@ -137,8 +155,8 @@ impl Base {
                 Ok(Directory {
                     files: small,
                     architecture: family.architecture().to_owned(),
-                    storage: storage_of(weights.as_ref()).name().to_owned(),
-                    was_quantized: false,
+                    storage,
+                    was_quantized,
                     weights,
                 })
             }
@@ -162,6 +180,7 @@ impl Model {
             storage: gguf.file_type(),
             file_type,
             merged_blocks: false,
+            was_four_bit: false,
         })
     }
 
@@ -201,6 +220,7 @@ impl Model {
                 .collect(),
             metadata: plan.metadata,
             merged_blocks: false,
+            was_four_bit: false,
         })
     }
 
@@ -347,15 +367,27 @@ fn written(files: &[(String, Vec<u8>)], scratch: &Path) -> Result<FileSet> {
     Ok(FileSet::new(pairs)?)
 }
 
-/// Says in config.json that the output has a matrix of its own.
-fn untie(files: &mut [(String, Vec<u8>)]) -> Result<()> {
+/// Changes config.json.
+pub(crate) fn edit_config(
+    files: &mut [(String, Vec<u8>)],
+    edit: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>),
+) -> Result<()> {
     let config = files.iter_mut().find(|(name, _)| name == "config.json");
     let Some((_, bytes)) = config else { return Ok(()) };
-    let mut json: serde_json::Value = serde_json::from_slice(bytes)
-        .map_err(|error| refused("config", "`config.json` is no JSON").cause(error.to_string()))?;
-    json["tie_word_embeddings"] = false.into();
-    *bytes = format!("{json:#}\n").into_bytes();
+    let mut json: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(bytes)
+        .map_err(|error| refused("config", "`config.json` is no JSON object").cause(error.to_string()))?;
+    edit(&mut json);
+    *bytes = format!("{:#}\n", serde_json::Value::Object(json)).into_bytes();
     Ok(())
+}
+
+/// Opens a directory's weights: those in NF4 as numbers, and whether there are such.
+fn weights_of(files: &FileSet) -> Result<(Arc<dyn Weights>, bool)> {
+    let tensors = SafeTensors::open(files)?;
+    Ok(match Decoded::open(&tensors)? {
+        Some(decoded) => (Arc::new(decoded), true),
+        None => (Arc::new(tensors), false),
+    })
 }
 
 /// A base that cannot be changed in the asked way because its numbers are blocks.

@@ -12,6 +12,7 @@
 //! | `stream` | all of them through all cores into one file |
 //! | `imatrix` | files of importance |
 //! | `directory`, `adapter` | the forms that are not one GGUF file |
+//! | `four_bit` | weights in NF4, of a directory and for one |
 //!
 //! **Invariants:** memory is that of some rows a thread, whatever the model. The bytes do not depend on the number of threads. A file is whole and on the disk
 //! before it is named.
@@ -21,6 +22,7 @@ mod base;
 mod descriptor;
 mod directory;
 mod error;
+mod four_bit;
 mod imatrix;
 mod pieces;
 mod stream;

@@ -1,6 +1,7 @@
 //! The plugin's calls: which way a request goes.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::Value;
 use witness_diagnostics::{Diagnostic, Kind};
@@ -88,7 +89,7 @@ pub fn plan(request: &TransformRequest) -> std::result::Result<TransformPlan, Di
         }
         ModelForm::Safetensors => {
             let directory = base.directory(request)?;
-            Ok(Layout::of(&directory, request)?.plan(&directory))
+            Layout::of(&directory, request)?.plan(&directory)
         }
         ModelForm::GgufAdapter | ModelForm::Peft => adapter::plan(request, &base),
     }
@@ -128,7 +129,7 @@ pub fn run(request: &TransformRequest, progress: &mut dyn Progress) -> std::resu
         ModelForm::Safetensors => {
             let directory = base.directory(request)?;
             let layout = Layout::of(&directory, request)?;
-            layout.write(&directory, &request.directory, progress)
+            layout.write(directory, &request.directory, &Arc::new(pool), progress)
         }
         ModelForm::GgufAdapter | ModelForm::Peft => adapter::write(request, &base, &request.directory),
     }

@@ -5,7 +5,7 @@ use witness_formats::gguf::GgmlType;
 use witness_plugin_protocol::QuantizeOptions;
 use witness_quantization::{Mixture, Override, PlanOptions, Tensor, parse_type, plan};
 
-use crate::base::{Model, blocks_in_the_way};
+use crate::base::{Model, NF4, blocks_in_the_way};
 use crate::error::{Result, refused};
 use crate::imatrix::Imatrix;
 
@@ -40,7 +40,15 @@ impl Types {
                 warnings: Vec::new(),
             });
         };
+        if name.eq_ignore_ascii_case(NF4) {
+            return Err(refused("file_type", "a GGUF file has no type NF4").hint(
+                "write a Hugging Face directory (`--to safetensors`), or take Q4_K_M, which is of the same size",
+            ));
+        }
         let mixture: Mixture = name.parse()?;
+        if model.was_four_bit && mixture.base().is_quantized() && !options.requantize {
+            return Err(blocks_in_the_way("making it another type", NF4));
+        }
         let tensors: Vec<Tensor<'_>> = model
             .pieces
             .iter()

@@ -24,7 +24,7 @@ use witness_formats::{
 use crate::{
     ConversionError, Family, Result,
     error::excerpt,
-    tensor::encode,
+    tensor::encode_dense,
     weights::{Decode, Described, GgufWeights, Weights, cut},
 };
 
@@ -184,6 +184,6 @@ impl Weights for HfView {
             .iter()
             .map(|value| value - self.family.norm_shift())
             .collect();
-        Ok(Cow::Owned(encode(Dtype::F32, &values)))
+        Ok(Cow::Owned(encode_dense(Dtype::F32, &values)))
     }
 }

@@ -47,5 +47,5 @@ pub use hf::{HfPlan, Shard, write_shards};
 pub use lora::{adapter_to_gguf, adapter_to_peft};
 pub use merge::Merged;
 pub use plan::{DenseType, GgufPlan};
-pub use tensor::OutputTensor;
+pub use tensor::{OutputTensor, encode_dense};
 pub use weights::{Decode, Described, GgufWeights, Weights};

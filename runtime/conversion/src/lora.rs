@@ -14,7 +14,7 @@ use witness_formats::{
     safetensors,
 };
 
-use crate::{ConversionError, Family, Result, tensor::encode};
+use crate::{ConversionError, Family, Result, tensor::encode_dense};
 
 const QUANTIZATION_VERSION: u32 = 2;
 
@@ -219,6 +219,6 @@ fn transposed(tensor: &TensorRef) -> Result<TensorRef> {
     Ok(TensorRef::from_bytes(
         tensor.dtype(),
         &[columns, rows],
-        encode(tensor.dtype(), &turned),
+        encode_dense(tensor.dtype(), &turned),
     )?)
 }

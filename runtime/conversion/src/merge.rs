@@ -26,7 +26,7 @@ use witness_formats::{
 
 use crate::{
     ConversionError, Result,
-    tensor::encode,
+    tensor::encode_dense,
     weights::{Described, Weights, cut},
 };
 
@@ -284,6 +284,6 @@ impl Weights for Merged {
                     .collect()
             }
         };
-        Ok(Cow::Owned(encode(described.dtype, &values)))
+        Ok(Cow::Owned(encode_dense(described.dtype, &values)))
     }
 }

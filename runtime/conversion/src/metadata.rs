@@ -3,13 +3,14 @@
 use serde_json::Value;
 use witness_formats::{
     gguf::OwnedValue,
-    hf::{Fields, HfConfig, RopeScaling},
+    hf::{Fields, HfConfig, RopeScaling, four_bit},
 };
 
 use crate::{
     ConversionError, Result,
     family::{Family, Shape},
     tensor::OutputTensor,
+    weights::Weights,
 };
 
 pub(crate) type Keys = Vec<(String, OwnedValue)>;
@@ -381,10 +382,21 @@ fn phi3(fields: Fields<'_>, shape: &Shape, under: &mut Under<'_>, tensors: &mut 
     Ok(())
 }
 
-/// Refuses weights that are stored in a quantized form of their own, and settings whose arithmetic GGUF does not know.
-pub(crate) fn refuse_what_changes_the_arithmetic(config: &HfConfig, family: Family) -> Result<()> {
+/// Refuses weights that are stored in a quantized form of their own, and settings whose arithmetic GGUF does not know. Weights in 4 bits of bitsandbytes are accepted
+/// where `weights` gives them as numbers, without the tensors that stand beside them.
+pub(crate) fn refuse_what_changes_the_arithmetic(
+    config: &HfConfig,
+    family: Family,
+    weights: &dyn Weights,
+) -> Result<()> {
     let fields = config.fields();
-    if fields.get("quantization_config").is_some() {
+    let is_decoded = |quantization: &Value| {
+        four_bit::is_four_bit(quantization) && !weights.names().iter().any(|name| name.contains(".quant_state."))
+    };
+    if fields
+        .get("quantization_config")
+        .is_some_and(|quantization| !is_decoded(quantization))
+    {
         return Err(ConversionError::unsupported(
             &config.file,
             "`quantization_config` says that the weights are stored in a quantized form of their own",

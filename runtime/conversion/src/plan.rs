@@ -75,11 +75,11 @@ impl GgufPlan {
         GgufPlan::from_hf_with(files, name, Arc::new(weights))
     }
 
-    /// Plans the same with other weights under the names of the directory's, such as those of a [`crate::Merged`].
+    /// Plans the same with other weights under the names of the directory's, such as those of a [`crate::Merged`], or the numbers that a quantized form stands for.
     pub fn from_hf_with(files: &FileSet, name: Option<&str>, weights: Arc<dyn Weights>) -> Result<GgufPlan> {
         let config = HfConfig::load(files)?;
         let family = Family::of(&config)?;
-        metadata::refuse_what_changes_the_arithmetic(&config, family)?;
+        metadata::refuse_what_changes_the_arithmetic(&config, family, weights.as_ref())?;
         let shape = family.shape(config.fields())?;
         let mut shape = shape;
         if (shape.tied || family.norm_shift() != 0.0) && !is_output_the_embedding(weights.as_ref(), family)? {

@@ -134,7 +134,7 @@ impl OutputTensor {
                 }
                 let values = decode_f32(weights.require(name)?.dtype, &bytes)?;
                 let shifted: Vec<f32> = values.iter().map(|value| value + shift).collect();
-                Ok(Cow::Owned(encode(described.dtype, &shifted)))
+                Ok(Cow::Owned(encode_dense(described.dtype, &shifted)))
             }
         }
     }
@@ -156,7 +156,7 @@ impl OutputTensor {
         if dtype == self.described.dtype {
             return self.rows(rows);
         }
-        Ok(Cow::Owned(encode(dtype, &self.rows_f32(rows)?)))
+        Ok(Cow::Owned(encode_dense(dtype, &self.rows_f32(rows)?)))
     }
 
     /// Says whether llama.cpp keeps a tensor in F32 whatever the type of the file: vectors and all that is no weight.
@@ -184,7 +184,7 @@ fn turn(weights: &dyn Weights, name: &str, rows: Range<usize>, head_rows: usize,
 }
 
 /// Writes numbers as little-endian elements; types other than F16 and BF16 are written as F32.
-pub(crate) fn encode(dtype: Dtype, values: &[f32]) -> Vec<u8> {
+pub fn encode_dense(dtype: Dtype, values: &[f32]) -> Vec<u8> {
     match dtype {
         Dtype::F16 => values
             .iter()

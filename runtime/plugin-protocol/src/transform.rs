@@ -22,7 +22,7 @@ pub struct TransformRequest {
     pub model_name: String,
     /// What is to come out.
     pub form: ModelForm,
-    /// Storage of the weights by a name of llama.cpp's, in any case: `Q4_K_M`, `Q8_0`, `F16`; nothing keeps what the source has.
+    /// Storage of the weights by a name of llama.cpp's, in any case: `Q4_K_M`, `Q8_0`, `F16`, or `NF4` for a Hugging Face directory; nothing keeps what the source has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantization: Option<String>,
     /// How to quantize.
@@ -54,6 +54,14 @@ pub enum ModelForm {
 }
 
 impl ModelForm {
+    /// Returns the form of a model whose weights are stored by this name: NF4 is bitsandbytes' way with a Hugging Face directory, the other quantized types are GGUF's.
+    pub fn of_quantization(name: &str) -> ModelForm {
+        match name.trim().eq_ignore_ascii_case("nf4") {
+            true => ModelForm::Safetensors,
+            false => ModelForm::Gguf,
+        }
+    }
+
     /// Says whether it is the form of a whole model.
     pub fn is_model(self) -> bool {
         matches!(self, ModelForm::Gguf | ModelForm::Safetensors)

@@ -3,6 +3,7 @@
 
 mod faults;
 mod forms;
+mod nf4;
 mod support;
 mod types;
 

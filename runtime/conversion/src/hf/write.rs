@@ -8,7 +8,7 @@ use witness_formats::{Dtype, safetensors::Writer};
 use crate::{
     Result,
     hf::pretty,
-    tensor::encode,
+    tensor::encode_dense,
     weights::{Described, Weights},
 };
 
@@ -90,7 +90,7 @@ impl Shard {
                 if stored.dtype == described.dtype {
                     body.write(&weights.rows(name, rows)?)?;
                 } else {
-                    body.write(&encode(described.dtype, &weights.rows_f32(name, rows)?))?;
+                    body.write(&encode_dense(described.dtype, &weights.rows_f32(name, rows)?))?;
                 }
             }
         }

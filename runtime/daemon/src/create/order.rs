@@ -363,9 +363,10 @@ impl Order {
         let imatrix = fields.imatrix.as_deref();
         let imatrix = imatrix.map(|digest| file_ref(registry, "imatrix", "imatrix", digest));
         let is_gguf = self.base_layers.iter().any(|layer| layer.media_type == media::MODEL);
-        let form = match quantization.is_some() || is_gguf {
-            true => ModelForm::Gguf,
-            false => ModelForm::Safetensors,
+        let form = match (&quantization, is_gguf) {
+            (Some(name), _) => ModelForm::of_quantization(name),
+            (None, true) => ModelForm::Gguf,
+            (None, false) => ModelForm::Safetensors,
         };
         let types = fields.tensor_types.0.into_iter();
         self.transform = Some(TransformRequest {
