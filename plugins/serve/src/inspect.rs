@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 use witness_diagnostics::Diagnostic;
 use witness_formats::adapter::Adapter as AdapterFile;
 use witness_formats::gguf::{Gguf, TensorInfo};
+use witness_formats::hf::four_bit::FourBit;
 use witness_formats::hf::{DecoderConfig, GenerationConfig, HfConfig, RopeScaling};
 use witness_formats::safetensors::SafeTensors;
 use witness_model::source::storage_of;
@@ -67,9 +68,8 @@ pub(crate) fn common(bundle: &Bundle) -> Result<ModelInfo, Diagnostic> {
                 .and_then(Value::as_str)
                 .unwrap_or_default()
                 .to_owned();
-            info.parameter_count = parameters(tensors);
+            (info.parameter_count, info.memory.weights_bytes) = sizes(tensors)?;
             info.quantization = storage(tensors);
-            info.memory.weights_bytes = tensors.iter().map(|(_, tensor)| tensor.bytes().len() as u64).sum();
             if let Some(generation) = generation.as_ref() {
                 info.parameters = sampling_defaults(generation);
             }
@@ -115,15 +115,29 @@ fn capabilities(template: Option<&str>) -> Vec<String> {
     capabilities.into_iter().map(str::to_owned).collect()
 }
 
-fn parameters(tensors: &SafeTensors) -> u64 {
-    tensors
-        .iter()
-        .map(|(_, tensor)| tensor.shape().iter().map(|&dim| dim as u64).product::<u64>())
-        .sum()
+/// Returns the number of weights and the bytes that they take in memory, where those in 4 bits of bitsandbytes are held as the numbers that they stand for.
+fn sizes(tensors: &SafeTensors) -> Result<(u64, u64), Diagnostic> {
+    let (mut n_weights, mut bytes) = (0, 0);
+    for (name, tensor) in tensors.iter().filter(|(name, _)| !FourBit::is_part(tensors, name)) {
+        let (shape, held) = match FourBit::of(tensors, name)? {
+            Some(stored) => (stored.shape.to_vec(), stored.dtype.bits() as u64 / 8),
+            None => (tensor.shape().to_vec(), 0),
+        };
+        let n_numbers: u64 = shape.iter().map(|&dim| dim as u64).product();
+        n_weights += n_numbers;
+        bytes += match held {
+            0 => tensor.bytes().len() as u64,
+            held => n_numbers.saturating_mul(held),
+        };
+    }
+    Ok((n_weights, bytes))
 }
 
 /// Returns the storage type that most bytes have.
 fn storage(tensors: &SafeTensors) -> String {
+    if !FourBit::names(tensors).is_empty() {
+        return "NF4".to_owned();
+    }
     let mut bytes: Vec<(&str, usize)> = Vec::new();
     for (_, tensor) in tensors.iter() {
         let name = tensor.dtype().name();

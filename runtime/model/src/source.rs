@@ -7,8 +7,10 @@ use witness_formats::Dtype;
 use witness_formats::gguf::names;
 use witness_formats::gguf::rows::{RowOrder, stored_order};
 use witness_formats::gguf::{GgmlType, Gguf, TensorInfo};
+use witness_formats::hf::four_bit::FourBit;
 use witness_formats::hf::{DecoderConfig, HfConfig};
 use witness_formats::safetensors::SafeTensors;
+use witness_quantization::Nf4Matrix;
 
 use crate::config::Config;
 use crate::error::{ModelError, Result};
@@ -40,11 +42,18 @@ impl<'a> HfSource<'a> {
 
 impl WeightSource for HfSource<'_> {
     fn names(&self) -> Vec<String> {
-        self.tensors.iter().map(|(name, _)| name.to_owned()).collect()
+        let names = self.tensors.iter().map(|(name, _)| name);
+        let names = names.filter(|name| !FourBit::is_part(self.tensors, name));
+        names.map(str::to_owned).collect()
     }
 
     fn tensor(&self, name: &str) -> Option<Result<RawTensor<'_>>> {
         let tensor = self.tensors.tensor(name)?;
+        match FourBit::of(self.tensors, name) {
+            Ok(None) => {}
+            Ok(Some(stored)) => return Some(decoded(&stored)),
+            Err(error) => return Some(Err(error.into())),
+        }
         let storage = match tensor.dtype() {
             Dtype::F32 => Storage::Plain(DType::F32),
             Dtype::F16 => Storage::Plain(DType::F16),
@@ -54,13 +63,38 @@ impl WeightSource for HfSource<'_> {
         Some(Ok(RawTensor {
             storage,
             shape: tensor.shape().to_vec(),
-            bytes: tensor.bytes(),
+            bytes: tensor.bytes().into(),
         }))
     }
 
     fn row_order(&self) -> RowOrder {
         RowOrder::Halves
     }
+}
+
+/// Decodes a matrix in 4 bits of bitsandbytes, which products here have no kernel for: 16 bits a weight, rounded as bitsandbytes rounds before its own product.
+fn decoded(stored: &FourBit) -> Result<RawTensor<'static>> {
+    let matrix = Nf4Matrix::of_stored(stored)?;
+    let dtype = match stored.dtype {
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::BF16,
+        _ => DType::F32,
+    };
+    let mut bytes = Vec::with_capacity(matrix.n_out() * matrix.n_in() * dtype.size_in_bytes());
+    let mut row = vec![0.0f32; matrix.n_in()];
+    for at in 0..matrix.n_out() {
+        matrix.dequantize_rows(at..at + 1, &mut row);
+        match dtype {
+            DType::F16 => bytes.extend(row.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes())),
+            DType::BF16 => bytes.extend(row.iter().flat_map(|value| half::bf16::from_f32(*value).to_le_bytes())),
+            _ => bytes.extend(row.iter().flat_map(|value| value.to_le_bytes())),
+        }
+    }
+    Ok(RawTensor {
+        storage: Storage::Plain(dtype),
+        shape: stored.shape.to_vec(),
+        bytes: bytes.into(),
+    })
 }
 
 impl<'a> GgufSource<'a> {
@@ -101,7 +135,7 @@ impl WeightSource for GgufSource<'_> {
         Some(Ok(RawTensor {
             storage,
             shape: info.shape.clone(),
-            bytes,
+            bytes: bytes.into(),
         }))
     }
 
@@ -128,7 +162,7 @@ pub fn storage_of(ggml_type: GgmlType) -> Storage {
         GgmlType::Q5_K => GgmlDType::Q5K,
         GgmlType::Q6_K => GgmlDType::Q6K,
         GgmlType::Q8_K => GgmlDType::Q8K,
-        kind @ (GgmlType::IQ4_NL | GgmlType::IQ4_XS) => return Storage::Widened(kind),
+        other if witness_quantization::is_widened(other) => return Storage::Widened(other),
         other => return Storage::Other(other.name().to_string()),
     })
 }

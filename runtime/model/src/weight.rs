@@ -1,6 +1,7 @@
 //! One tensor of a model: how it came from a file and how it lies in memory. Everything is checked here, before the tensor library
 //! sees it (which asserts alignment and multiplies unchecked shapes).
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use candle_core::quantized::{GgmlDType, QStorage, QTensor};
@@ -30,8 +31,8 @@ pub struct RawTensor<'a> {
     pub storage: Storage,
     /// Shape, row-major.
     pub shape: Vec<usize>,
-    /// Its bytes, little-endian.
-    pub bytes: &'a [u8],
+    /// Its bytes, little-endian; its own where the file has another form of them.
+    pub bytes: Cow<'a, [u8]>,
 }
 
 /// A tensor in memory. Cloning shares the numbers.
@@ -71,8 +72,12 @@ pub fn repacked_bytes(storage: &Storage, bytes: u64) -> u64 {
         Storage::Blocks(GgmlDType::Q6K) => 153,
         Storage::Blocks(GgmlDType::Q8_0) => 100,
         // Twice a block of Q8_0, 34 bytes for 32 numbers, beside the bytes of the file, which are not kept.
-        Storage::Widened(GgmlType::IQ4_NL) => 278,
-        Storage::Widened(_) => 300,
+        Storage::Widened(kind) => {
+            let wide = kind.block_bytes().zip(kind.block_elements());
+            wide.map_or(0, |(bytes, numbers)| {
+                (6_800 * numbers as u64).div_ceil(32 * bytes as u64) - 100
+            })
+        }
         Storage::Blocks(GgmlDType::Q4_0 | GgmlDType::Q5K) if cfg!(target_arch = "aarch64") => 100,
         _ => 0,
     };
@@ -119,7 +124,7 @@ impl RawTensor<'_> {
             Some(n_heads) => {
                 let n_rows = expected.first().copied().unwrap_or(1);
                 Some(reorder(
-                    self.bytes,
+                    &self.bytes,
                     n_rows,
                     n_heads,
                     RowOrder::Interleaved,
@@ -128,7 +133,7 @@ impl RawTensor<'_> {
             }
             None => None,
         };
-        let bytes = permuted.as_deref().unwrap_or(self.bytes);
+        let bytes = permuted.as_deref().unwrap_or(&self.bytes);
         match &self.storage {
             Storage::Plain(dtype) => Ok(Weight::Plain(Tensor::from_raw_buffer(
                 bytes,

@@ -61,7 +61,7 @@ impl WeightSource for Memory {
         Some(Ok(RawTensor {
             storage: storage.clone(),
             shape: shape.clone(),
-            bytes,
+            bytes: bytes.into(),
         }))
     }
 
