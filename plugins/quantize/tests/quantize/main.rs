@@ -4,6 +4,7 @@
 mod faults;
 mod forms;
 mod nf4;
+mod oracle;
 mod support;
 mod types;
 
