@@ -1,15 +1,17 @@
 //! Makes another form of a model without a daemon: for timing, and for looking at a result with other programs.
 //!
-//! `cargo run --release -p witness-plugin-quantize --example transform -- MODEL DIRECTORY [--to gguf|safetensors] [--type Q4_K_M] [--imatrix FILE] [--threads N]
-//! [--pure] [--requantize]`
+//! `cargo run --release -p witness-plugin-quantize --example transform -- MODEL DIRECTORY [--to gguf|safetensors|gguf-adapter|peft] [--type Q4_K_M] [--imatrix FILE]
+//! [--adapter PATH] [--threads N] [--pure] [--requantize]`
 //!
-//! MODEL is a GGUF file or a Hugging Face directory; DIRECTORY is made. Prints one line of JSON: seconds, bytes, the most memory that was resident.
+//! MODEL is a GGUF file or a Hugging Face directory, PATH a PEFT directory or an adapter's GGUF file; DIRECTORY is made. Prints one line of JSON: seconds, bytes, the most memory that was resident.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::json;
-use witness_plugin_protocol::{FileRef, ModelForm, ModelSpec, QuantizeOptions, TransformEvent, TransformRequest};
+use witness_plugin_protocol::{
+    AdapterSpec, FileRef, ModelForm, ModelSpec, QuantizeOptions, TransformEvent, TransformRequest,
+};
 use witness_plugin_quantize::{Progress, run};
 
 struct Quiet;
@@ -38,6 +40,19 @@ fn reference(path: &Path) -> FileRef {
     }
 }
 
+/// Returns the files of a directory, or the one file.
+fn files(path: &Path) -> std::io::Result<Vec<FileRef>> {
+    if !path.is_dir() {
+        return Ok(vec![reference(path)]);
+    }
+    let entries = std::fs::read_dir(path)?.collect::<Result<Vec<_>, _>>()?;
+    let paths = entries.iter().map(|entry| entry.path());
+    Ok(paths
+        .filter(|path| path.is_file())
+        .map(|path| reference(&path))
+        .collect())
+}
+
 /// Returns the most bytes that were resident, where the system says so.
 fn peak_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -63,8 +78,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     while let Some(argument) = given.next() {
         let mut value = || given.next().ok_or_else(|| format!("`{argument}` lacks its value"));
         match argument.as_str() {
-            "--to" if value()? == "safetensors" => request.form = ModelForm::Safetensors,
-            "--to" => {}
+            "--to" => {
+                request.form = match value()?.as_str() {
+                    "gguf" => ModelForm::Gguf,
+                    "safetensors" => ModelForm::Safetensors,
+                    "gguf-adapter" => ModelForm::GgufAdapter,
+                    "peft" => ModelForm::Peft,
+                    other => return Err(format!("`{other}` is no form").into()),
+                }
+            }
+            "--adapter" => {
+                request.adapter = Some(AdapterSpec {
+                    name: "adapter".to_owned(),
+                    files: files(Path::new(&value()?))?,
+                });
+            }
             "--type" => request.quantization = Some(value()?),
             "--imatrix" => request.options.imatrix = Some(reference(Path::new(&value()?))),
             "--threads" => request.num_thread = Some(value()?.parse()?),
@@ -76,15 +104,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [model, directory] = paths.as_slice() else {
         return Err("give the model and a directory for the result".into());
     };
-    let files = match model.is_dir() {
-        true => std::fs::read_dir(model)?
-            .collect::<Result<Vec<_>, _>>()?
-            .iter()
-            .map(|entry| entry.path())
-            .collect(),
-        false => vec![model.clone()],
-    };
-    request.model.files = files.iter().map(|path| reference(path)).collect();
+    request.model.files = files(model)?;
     std::fs::create_dir_all(directory)?;
     request.directory = directory.canonicalize()?;
     let start = Instant::now();
