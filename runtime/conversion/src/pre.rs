@@ -3,6 +3,13 @@
 //! llama.cpp's converter knows a tokenizer by a hash of the ids of one text, so it knows only published vocabularies. The definition says the
 //! same for every vocabulary: the regular expressions themselves, and whether a word that is a token is taken whole. What is not in the table
 //! is refused with the definition in the message; a wrong name would cut text wrongly without a word.
+//!
+//! **Words taken whole.** With `ignore_merges` a word that is a token becomes that token, whatever the merges would make of it. In llama.cpp this belongs to
+//! the name: of those here, `llama-bpe` and `tekken` do it. For every other way of cutting there is still a right name where merges lead to each token by
+//! themselves, for then taking it whole changes nothing; that is looked at, token by token. Where a token is reached by no merges, as in a vocabulary of whole words,
+//! no GGUF file can say the same: adding merges for it would also join its parts inside of other words. So such a tokenizer is refused.
+
+use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
@@ -37,8 +44,8 @@ const O200K: &str = concat!(
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 );
 
-/// Returns the name. `tokenizer` is the whole of `tokenizer.json`, `model` what errors call it.
-pub(crate) fn name(model: &str, tokenizer: &Value) -> Result<&'static str> {
+/// Returns the name. `tokenizer` is the whole of `tokenizer.json`, `merges` are those of it, `model` is what errors call it.
+pub(crate) fn name(model: &str, tokenizer: &Value, merges: &[(String, String)]) -> Result<&'static str> {
     let definition = &tokenizer["pre_tokenizer"];
     let unknown = || ConversionError::PreTokenizer {
         model: model.to_owned(),
@@ -51,19 +58,69 @@ pub(crate) fn name(model: &str, tokenizer: &Value) -> Result<&'static str> {
             .iter()
             .any(|start| pattern.strip_prefix(start).is_some_and(|found| found == rest))
     };
-    Ok(match steps.as_slice() {
-        [Step::Split(pattern)] if is(pattern, LLAMA3) => {
-            // The same words; only the first of the two names takes a word that is a token as that token.
-            if takes_whole_words { "llama-bpe" } else { "smaug-bpe" }
-        }
-        [Step::Split(pattern)] if is(pattern, QWEN2) && !takes_whole_words => "qwen2",
-        [Step::Split(pattern)] if is(pattern, QWEN35) && !takes_whole_words => "qwen35",
-        [Step::Split(TEKKEN)] => "tekken",
-        [Step::Split(O200K)] if !takes_whole_words => "gpt-4o",
-        [Step::Gpt2] if !takes_whole_words => "gpt-2",
-        [Step::Digits, Step::Gpt2] if !takes_whole_words => "smollm",
+    let (name, is_of_whole_words) = match steps.as_slice() {
+        // The same words; only the first of the two names takes a word that is a token as that token.
+        [Step::Split(pattern)] if is(pattern, LLAMA3) && takes_whole_words => ("llama-bpe", true),
+        [Step::Split(pattern)] if is(pattern, LLAMA3) => ("smaug-bpe", false),
+        [Step::Split(pattern)] if is(pattern, QWEN2) => ("qwen2", false),
+        [Step::Split(pattern)] if is(pattern, QWEN35) => ("qwen35", false),
+        [Step::Split(TEKKEN)] => ("tekken", true),
+        [Step::Split(O200K)] => ("gpt-4o", false),
+        [Step::Gpt2] => ("gpt-2", false),
+        [Step::Digits, Step::Gpt2] => ("smollm", false),
         _ => return Err(unknown()),
-    })
+    };
+    if takes_whole_words
+        && !is_of_whole_words
+        && let Some(token) = unmerged(tokenizer, merges)
+    {
+        return Err(ConversionError::PreTokenizer {
+            model: model.to_owned(),
+            found: format!(
+                "`ignore_merges` takes words whole that no merges lead to, such as `{}`, in words cut as by `{name}`",
+                excerpt(token)
+            ),
+        });
+    }
+    Ok(name)
+}
+
+/// Returns a token of the vocabulary, the first by its id, that merging its own bytes does not lead to.
+fn unmerged<'a>(tokenizer: &'a Value, merges: &[(String, String)]) -> Option<&'a str> {
+    let ranks = merges.iter().enumerate();
+    let ranks: HashMap<(&str, &str), usize> = ranks
+        .rev()
+        .map(|(rank, (left, right))| ((left.as_str(), right.as_str()), rank))
+        .collect();
+    let tokens = tokenizer["model"]["vocab"].as_object().into_iter().flatten();
+    let added = tokenizer["added_tokens"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
+    let is_added = |token: &str| added.iter().any(|added| added["content"] == token);
+    let apart = tokens.filter(|(token, _)| !is_merged(token, &ranks) && !is_added(token));
+    let first = apart.min_by_key(|(_, id)| id.as_u64());
+    first.map(|(token, _)| token.as_str())
+}
+
+/// Says whether the merges make a text one token: of all neighbours the pair of the lowest rank is joined, the first of equals, until none is left.
+fn is_merged(text: &str, ranks: &HashMap<(&str, &str), usize>) -> bool {
+    // Where each part begins, and where the last ends.
+    let mut bounds: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
+    while bounds.len() > 2 {
+        let pairs = bounds.windows(3).enumerate();
+        let ranked = pairs.filter_map(|(place, part)| {
+            let rank = ranks.get(&(&text[part[0]..part[1]], &text[part[1]..part[2]]))?;
+            Some((*rank, place))
+        });
+        match ranked.min() {
+            Some((_, place)) => {
+                bounds.remove(place + 1);
+            }
+            None => return false,
+        }
+    }
+    true
 }
 
 /// A way of cutting text, in the words of `tokenizer.json`.
@@ -157,7 +214,7 @@ mod tests {
             (digits, false, "smollm"),
         ] {
             let tokenizer = json!({"pre_tokenizer": definition, "model": {"ignore_merges": whole}});
-            assert_eq!(super::name("m", &tokenizer).unwrap(), name);
+            assert_eq!(super::name("m", &tokenizer, &[]).unwrap(), name);
         }
     }
 
@@ -176,7 +233,7 @@ mod tests {
             let definition = definition(name).unwrap();
             let model = json!({"ignore_merges": definition.takes_whole_words});
             let tokenizer = json!({"pre_tokenizer": definition.pre_tokenizer, "model": model});
-            assert_eq!(super::name("m", &tokenizer).unwrap(), name);
+            assert_eq!(super::name("m", &tokenizer, &[]).unwrap(), name);
         }
         assert!(definition("default").is_none() && definition("").is_none());
     }
@@ -192,14 +249,38 @@ mod tests {
             split(r"\p{N}"),
         ] {
             let tokenizer = json!({"pre_tokenizer": definition, "model": {}});
-            let error = name("the-model", &tokenizer).unwrap_err();
+            let error = name("the-model", &tokenizer, &[]).unwrap_err();
             let text = error.to_string();
             assert!(
                 matches!(error, ConversionError::PreTokenizer { .. }) && text.contains("the-model"),
                 "{text}"
             );
         }
-        let whole = json!({"pre_tokenizer": split(&format!("{CASELESS}{QWEN2}")), "model": {"ignore_merges": true}});
-        assert!(name("m", &whole).is_err());
+    }
+
+    // Taking words whole changes nothing where merges lead to every token; one token that they do not lead to is enough for a refusal, an added one is not.
+    #[test]
+    fn words_taken_whole_need_a_name_that_does_so_unless_merges_lead_there() {
+        let merges = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+            let pairs = pairs.iter();
+            pairs
+                .map(|(left, right)| ((*left).to_owned(), (*right).to_owned()))
+                .collect()
+        };
+        let tokenizer = |pattern: &str, vocabulary: Value| {
+            let added = json!([{"id": 9, "content": "<end>", "special": true}]);
+            let model = json!({"ignore_merges": true, "vocab": vocabulary});
+            json!({"pre_tokenizer": split(&format!("{CASELESS}{pattern}")), "model": model, "added_tokens": added})
+        };
+        let all = json!({"a": 0, "b": 1, "c": 2, "ab": 3, "abc": 4, "<end>": 9});
+        let name = |pattern: &str, pairs: &[(&str, &str)]| name("m", &tokenizer(pattern, all.clone()), &merges(pairs));
+        assert_eq!(name(QWEN2, &[("a", "b"), ("ab", "c")]).unwrap(), "qwen2");
+        // `b c` comes first and leaves `a bc`, which nothing joins.
+        let error = name(QWEN2, &[("b", "c"), ("a", "b"), ("ab", "c")])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("`abc`") && error.contains("`qwen2`"), "{error}");
+        assert!(name(QWEN2, &[]).unwrap_err().to_string().contains("`ab`"));
+        assert_eq!(name(LLAMA3, &[]).unwrap(), "llama-bpe");
     }
 }

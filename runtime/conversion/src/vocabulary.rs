@@ -161,8 +161,13 @@ pub(crate) fn describe(files: &FileSet, model: &Map<String, Value>, family: Fami
             (from_scored_merges(&sources, json, vocab_size)?, None)
         }
         (None, Some(json)) => {
-            let (tokens, merges) = from_byte_level(&sources, json, vocab_size)?;
-            let pre = pre::name(sources.label(), json)?;
+            // Without merges nothing but whole words could be said, which no way of cutting that is known by name does; it is the name that is refused then.
+            let pairs = match json["model"]["merges"].as_array().is_none_or(Vec::is_empty) {
+                true => Vec::new(),
+                false => merges(&sources, json)?,
+            };
+            let pre = pre::name(sources.label(), json, &pairs)?;
+            let (tokens, merges) = from_byte_level(&sources, json, &merges(&sources, json)?, vocab_size)?;
             (tokens, Some((pre, merges)))
         }
         (None, None) => {
@@ -302,7 +307,12 @@ fn from_scored_merges(sources: &Sources<'_>, json: &Value, vocab_size: usize) ->
     Ok(tokens)
 }
 
-fn from_byte_level(sources: &Sources<'_>, json: &Value, vocab_size: usize) -> Result<(Tokens, Vec<String>)> {
+fn from_byte_level(
+    sources: &Sources<'_>,
+    json: &Value,
+    merges: &[(String, String)],
+    vocab_size: usize,
+) -> Result<(Tokens, Vec<String>)> {
     if json["model"]["type"].as_str().is_some_and(|kind| kind != "BPE") {
         return Err(ConversionError::unsupported(
             sources.label(),
@@ -327,7 +337,7 @@ fn from_byte_level(sources: &Sources<'_>, json: &Value, vocab_size: usize) -> Re
             tokens.set(id, text.replace('▁', " "), 0.0, Kind::UserDefined);
         }
     }
-    let merges = merges(sources, json)?
+    let merges = merges
         .iter()
         // A space parts the two halves in GGUF; one inside a half is written as the byte alphabet writes it.
         .map(|(left, right)| format!("{} {}", left.replace(' ', "Ġ"), right.replace(' ', "Ġ")))
