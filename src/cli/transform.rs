@@ -8,10 +8,11 @@ use clap::{Arg, Args, Command, Error, ValueEnum};
 
 use super::measure::{Chunks, Cut, chunks};
 
-/// Types that shells complete, as llama.cpp spells them. Not a list of what is allowed: the plugin that does the work judges, and knows near misses.
-const TYPES: [&str; 20] = [
+/// Types that shells complete, as llama.cpp spells them, and bitsandbytes' NF4. Not a list of what is allowed: the plugin that does the work judges, and knows near misses.
+const TYPES: [&str; 31] = [
     "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q2_K_S", "Q3_K_S", "Q3_K_M", "Q3_K_L",
-    "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "IQ4_NL", "IQ4_XS",
+    "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "IQ4_NL", "IQ4_XS", "NF4", "IQ3_XXS", "IQ3_XS", "IQ3_S", "IQ3_M",
+    "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "TQ1_0", "TQ2_0",
 ];
 
 /// Takes any name of a type and completes the usual ones.
@@ -62,7 +63,7 @@ pub(crate) struct Quantize {
     /// Show what every tensor would become, and make nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// With --dry-run or --suggest: print JSON
+    /// Print JSON: what was made, or with --dry-run or --suggest what they show
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
@@ -143,7 +144,7 @@ pub(crate) struct Export {
     /// Merge the adapter into the model; without it `safetensors` and `gguf` hold the base alone
     #[arg(long)]
     pub(crate) merge: bool,
-    /// Bring the weights to this storage: `q4_K_M` (with `--to gguf`)
+    /// Bring the weights to this storage: `q4_K_M` (with `--to gguf`), `nf4` (with `--to safetensors`)
     #[arg(long, value_name = "TYPE", value_parser = TypeName, hide_possible_values = true)]
     pub(crate) quantize: Option<String>,
     /// Write over files that are there

@@ -6,7 +6,7 @@ use witness_api::{CreateRequest, QuantizeFields, StringMap, SuggestRequest};
 use witness_client::{Client, SourceFile};
 
 use super::measuring::{self, Followed};
-use super::{following, names, train::invalid};
+use super::{following, names, show, train::invalid};
 use crate::cli::Quantize;
 use crate::context::{Context, Outcome};
 use crate::render::output;
@@ -46,9 +46,32 @@ pub(crate) fn quantize(context: &Context, arguments: &Quantize) -> Outcome {
         }
         ended => {
             let made = ended.map(|ended| ended.map(|_| ()));
-            following::end(context, made, &name, Some(&arguments.name))
+            let is_made = matches!(made, Ok(Some(())));
+            following::end(context, made, &name, Some(&arguments.name))?;
+            match is_made && arguments.json {
+                true => output::json(&account(context, arguments, &name)?),
+                false => Ok(()),
+            }
         }
     }
+}
+
+/// What was made, for programs: the model as the daemon knows it now.
+fn account(context: &Context, arguments: &Quantize, name: &str) -> Outcome<serde_json::Value> {
+    let shown = show::ask(context, name, false)?;
+    let witness = shown.witness.unwrap_or_default();
+    let files = witness.files.iter();
+    let files: Vec<_> = files
+        .map(|(name, digest)| serde_json::json!({ "name": name, "digest": digest }))
+        .collect();
+    Ok(serde_json::json!({
+        "model": name,
+        "from": arguments.name,
+        "format": shown.details.format,
+        "quantization": shown.details.quantization_level,
+        "digest": witness.digest,
+        "files": files,
+    }))
 }
 
 fn request(arguments: &Quantize, to: &str, name: &str) -> Outcome<CreateRequest> {

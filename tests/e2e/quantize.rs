@@ -9,9 +9,9 @@ use crate::harness::gguf::{self, Shape};
 use crate::harness::{Daemon, checkout};
 
 /// Every type that `quantize` makes without an importance matrix.
-const TYPES: [&str; 19] = [
+const TYPES: [&str; 23] = [
     "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K_S", "Q3_K_M", "Q3_K_L", "Q4_K_S",
-    "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "IQ4_NL", "IQ4_XS",
+    "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K", "IQ4_NL", "IQ4_XS", "IQ3_S", "IQ3_M", "TQ1_0", "TQ2_0",
 ];
 
 /// A model of F16 whose rows are whole blocks of every type, under the name `base`.
@@ -75,6 +75,42 @@ fn a_recipe_quantizes_what_it_makes() {
     let told = desk.run(["create", "toy", "-f", &recipe]).err;
     assert!(told.contains("tokenizer.json"), "{told}");
     desk.run(["show", "toy"]).refused(3);
+}
+
+// A Hugging Face directory in NF4: made, shown, asked, and made into something else only where somebody takes the loss of both.
+#[test]
+fn four_bits_of_bitsandbytes_are_made_and_served() {
+    let desk = Desk::new();
+    let recipe = format!("FROM {}\nPARAMETER temperature 0\n", quickstart("base"));
+    let recipe = desk.write("Modelfile", recipe);
+    desk.run(["create", "base", "-f", &recipe]).ok();
+    let made = desk.run(["quantize", "base", "nf4", "--json"]).ok();
+    let made: serde_json::Value = serde_json::from_str(&made).unwrap();
+    assert_eq!(
+        (&made["model"], &made["from"]),
+        (&"base:nf4".into(), &"base".into()),
+        "{made}"
+    );
+    assert_eq!(
+        (&made["quantization"], &made["format"]),
+        (&"NF4".into(), &"safetensors".into()),
+        "{made}"
+    );
+    assert!(made["files"].as_array().unwrap().len() > 2, "{made}");
+    let shown = desk.run(["show", "base:nf4"]).ok();
+    assert!(shown.contains("NF4"), "{shown}");
+    assert!(!desk.run(["run", "base:nf4", "What is an attestation?"]).ok().is_empty());
+    let again = desk.run(["quantize", "base:nf4", "q8_0"]).err;
+    assert!(again.contains("--allow-requantize"), "{again}");
+    desk.run(["quantize", "base:nf4", "q8_0", "--as", "small", "--allow-requantize"])
+        .ok();
+    assert!(!desk.run(["run", "small", "What is an attestation?"]).ok().is_empty());
+    let out = desk.path().join("out");
+    let out = out.to_str().unwrap();
+    desk.run(["export", "base:nf4", "--to", "safetensors", "--quantize", "f16", out])
+        .ok();
+    let config = std::fs::read_to_string(format!("{out}/config.json")).unwrap();
+    assert!(!config.contains("quantization_config"), "{config}");
 }
 
 #[test]
