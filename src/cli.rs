@@ -167,6 +167,7 @@ checkpoint; `witness train resume` goes on. A recipe that is called like a verb 
   witness quantize llama q4_K_M --tensor-type attn_v=q8_0 --output-tensor-type q6_K
   witness quantize llama --suggest --text held-out.txt --memory 6GB
                                                       tries the types that fit, the nearest first; makes nothing
+  witness quantize llama nf4                          a Hugging Face directory, as bitsandbytes quantizes one
 
 Its adapters, texts and parameters stay. Ctrl-C leaves the store as it was.")]
     Quantize(Quantize),

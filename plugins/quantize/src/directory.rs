@@ -18,6 +18,9 @@ use crate::transform::Progress;
 /// Bytes of one file of weights, where nothing is said.
 const SHARD_BYTES: u64 = 5_000_000_000;
 
+/// What rows take on their way, at most.
+const ROWS_BYTES: u64 = 64 << 20;
+
 /// What is to be written.
 pub(crate) struct Layout {
     dtype: Option<Dtype>,
@@ -107,7 +110,10 @@ impl Layout {
 
     /// Says what would be written.
     pub(crate) fn plan(self, directory: &Directory) -> Result<TransformPlan> {
-        let (source_bytes, target_bytes, n_numbers) = self.sizes(directory.weights.as_ref())?;
+        let weights = directory.weights.as_ref();
+        let (source_bytes, target_bytes, n_numbers) = self.sizes(weights)?;
+        let names = weights.names().into_iter().filter(|_| self.is_nf4);
+        let matrices = names.filter_map(|name| Some(bytes_of(quantized(weights, &name)?, Dtype::F32)));
         Ok(TransformPlan {
             architecture: directory.architecture.clone(),
             from: directory.storage.clone(),
@@ -115,7 +121,7 @@ impl Layout {
             source_bytes,
             target_bytes,
             bits_per_weight: 8.0 * target_bytes as f64 / n_numbers.max(1) as f64,
-            memory_bytes: 64 << 20,
+            memory_bytes: ROWS_BYTES + matrices.max().unwrap_or(0),
             tensors: Vec::new(),
             warnings: self.warnings,
         })

@@ -14,7 +14,7 @@
 //! | `directory`, `adapter` | the forms that are not one GGUF file |
 //! | `four_bit` | weights in NF4, of a directory and for one |
 //!
-//! **Invariants:** memory is that of some rows a thread, whatever the model. The bytes do not depend on the number of threads. A file is whole and on the disk
+//! **Invariants:** memory is that of some rows a thread, whatever the model; for a directory in NF4, of its largest matrix in 4 bits besides. The bytes do not depend on the number of threads. A file is whole and on the disk
 //! before it is named.
 
 mod adapter;

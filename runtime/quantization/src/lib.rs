@@ -1,7 +1,7 @@
 //! The blocks of GGUF's quantized types, byte for byte as ggml writes and reads them, and the choice of a type for each tensor of a model.
 //!
-//! What: [`encode`] and [`decode`] for the types of [`ENCODED`]; [`plan`], which gives each tensor the type that llama-quantize would give it for the name of a
-//! [`Mixture`]. What not: no file, no thread, no clock. A caller brings whole rows and spreads them over
+//! What: [`encode`] for the types of [`ENCODED`] and [`decode`] for these and some more; [`Nf4Matrix`], a matrix in bitsandbytes' 4 bits; [`plan`], which gives each
+//! tensor the type that llama-quantize would give it for the name of a [`Mixture`]. What not: no file, no thread, no clock. A caller brings whole rows and spreads them over
 //! threads as it likes; the bytes do not depend on how, nor on the instructions that are used ([`Isa`]).
 //!
 //! ```
