@@ -97,10 +97,10 @@ impl BlobWriter {
     }
 
     /// Adds up to one buffer straight from a source, without another copy. Returns how much; 0 is the end of the source.
-    pub(crate) fn append_from(&mut self, source: &mut File, source_path: &Path) -> Result<u64> {
+    pub(crate) fn append_from(&mut self, source: &mut impl Read, source_path: &Path) -> Result<u64> {
         self.make_room()?;
         let room = (BUFFER_BYTES - self.buffer.len()) as u64;
-        let read = (&mut *source).take(room).read_to_end(&mut self.buffer);
+        let read = source.by_ref().take(room).read_to_end(&mut self.buffer);
         Ok(read.map_err(RegistryError::io("read", source_path))? as u64)
     }
 

@@ -8,6 +8,9 @@ use witness_diagnostics::{Diagnostic, Kind};
 use crate::digest::Digest;
 use crate::lock::Holder;
 
+/// Files of a missing base that a message names; the first few tell which base it is.
+const BASE_FILES_TOLD_MAX: usize = 3;
+
 /// What is wrong with one stored model. Other models are not affected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Damage {
@@ -167,6 +170,48 @@ pub enum RegistryError {
         /// The file.
         path: PathBuf,
     },
+    /// A file that would be written is there already.
+    #[error("`{}` is there already", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file is no bundle.
+    #[error("`{}` is no bundle of a model", path.display())]
+    NotABundle {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A bundle of a version that is not read.
+    #[error("`{}` is a bundle of format version {found}; this program reads version {known}", path.display())]
+    BundleVersion {
+        /// The bundle.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+        /// Ours.
+        known: u32,
+    },
+    /// A bundle is not as one is written, or lies.
+    #[error("the bundle `{}` is damaged", path.display())]
+    BundleDamaged {
+        /// The bundle.
+        path: PathBuf,
+        /// The place, in bytes from its beginning.
+        at: u64,
+        /// What is wrong there.
+        reason: String,
+    },
+    /// A bundle that was made without its base, which the store lacks.
+    #[error("the bundle `{}` was made without its base `{base}`, and that is not here", path.display())]
+    BundleBase {
+        /// The bundle.
+        path: PathBuf,
+        /// What the base was called where the bundle was made.
+        base: String,
+        /// The files that are not here, by their names in the model.
+        missing: Vec<(String, Digest)>,
+    },
     /// The caller asked to stop.
     #[error("stopped before it was done")]
     Cancelled,
@@ -246,10 +291,34 @@ impl From<RegistryError> for Diagnostic {
             RegistryError::ReadOnly { .. } => new("read_only", Kind::Forbidden)
                 .hint("make the directory writable for this user, or name another with `--models` or `WITNESS_MODELS`"),
             RegistryError::NoSpace { .. } => new("no_space", Kind::Environment)
-                .hint("free space, for example with `witness rm`, or name a store elsewhere with `WITNESS_MODELS`; nothing was lost"),
+                .hint("free space, for example with `witness rm`, or use another disk (`WITNESS_MODELS` names the store's); nothing was lost"),
             RegistryError::NotAFile { .. } => new("not_a_file", Kind::Invalid).hint("name one file at a time"),
             RegistryError::SourceChanged { .. } => {
                 new("source_changed", Kind::Conflict).hint("import it again when nothing writes to it any more")
+            }
+            RegistryError::Exists { .. } => {
+                new("exists", Kind::Conflict).hint("name another file, or say `\"force\": true` (`--force`)")
+            }
+            RegistryError::NotABundle { .. } => new("not_a_bundle", Kind::Invalid)
+                .hint("`witness export NAME FILE --to bundle` writes one; a GGUF file or a folder becomes a model by `witness create`"),
+            RegistryError::BundleVersion { .. } => new("bundle_version", Kind::Unsupported)
+                .hint("update this program, or write the bundle again with the version that is here"),
+            RegistryError::BundleDamaged { at, reason, .. } => new("bundle_damaged", Kind::Damaged)
+                .cause(format!("at byte {at}: {reason}"))
+                .hint("copy the file again, or export it again where the model is; nothing was changed here"),
+            RegistryError::BundleBase { base, missing, .. } => {
+                let told = missing.iter().take(BASE_FILES_TOLD_MAX);
+                let diagnostic = told.fold(new("bundle_base", Kind::NotFound), |diagnostic, (name, digest)| {
+                    diagnostic.cause(format!("`{}` is needed: {digest}", name.escape_debug()))
+                });
+                let diagnostic = match missing.len().saturating_sub(BASE_FILES_TOLD_MAX) {
+                    0 => diagnostic,
+                    more => diagnostic.cause(format!("and {more} more files")),
+                };
+                diagnostic.hint(format!(
+                    "make or import `{}` here first, of the same files, or export the bundle without `--without-base`",
+                    base.escape_debug()
+                ))
             }
             RegistryError::Cancelled => new("cancelled", Kind::Cancelled),
             RegistryError::Io { source, .. } => {

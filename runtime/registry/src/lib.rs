@@ -35,6 +35,7 @@
 //! ```
 
 mod blob;
+pub mod bundle;
 mod digest;
 mod error;
 #[cfg(test)]

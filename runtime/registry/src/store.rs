@@ -9,6 +9,7 @@ use witness_diagnostics::near_misses;
 
 use crate::Result;
 use crate::blob::{BlobWriter, StoredBlob};
+use crate::bundle;
 use crate::digest::Digest;
 use crate::error::{Damage, RegistryError};
 use crate::fsck::{self, FsckOptions, FsckReport};
@@ -272,7 +273,7 @@ impl Registry {
         self.write_manifest_bytes(name, manifest, &bytes)
     }
 
-    fn write_manifest_bytes(&self, name: &ModelName, manifest: &Manifest, bytes: &[u8]) -> Result<Digest> {
+    pub(crate) fn write_manifest_bytes(&self, name: &ModelName, manifest: &Manifest, bytes: &[u8]) -> Result<Digest> {
         let inner = &*self.inner;
         inner.writable()?;
         if bytes.len() as u64 > MANIFEST_BYTES_MAX {
@@ -333,6 +334,38 @@ impl Registry {
             digest,
             modified,
         })
+    }
+
+    /// Returns the bytes of a model's manifest as they lie on disk, with the fields that we do not know.
+    ///
+    /// # Errors
+    /// As [`Registry::manifest`], but its blobs are not looked at.
+    pub fn manifest_bytes(&self, name: &ModelName) -> Result<Vec<u8>> {
+        let path = self.inner.layout.resolve_manifest(name);
+        manifest::read_bytes(&path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => self.not_found(name),
+            _ => RegistryError::io("read", &path)(error),
+        })
+    }
+
+    /// Writes a model into one file, a [bundle]. `manifest` is that of a stored model, or one made of its layers. Returns the file's length in bytes.
+    ///
+    /// # Errors
+    /// [`RegistryError::Exists`], [`RegistryError::Damaged`] when a blob is not what its name says, [`RegistryError::BlobNotFound`],
+    /// [`RegistryError::NoSpace`], [`RegistryError::Cancelled`], [`RegistryError::Io`].
+    pub fn pack(
+        &self,
+        manifest: &[u8],
+        target: &Path,
+        options: &bundle::PackOptions<'_>,
+        watch: bundle::Watch<'_>,
+    ) -> Result<u64> {
+        bundle::pack(self, manifest, target, options, watch)
+    }
+
+    /// Returns where blobs are staged, for the question of how much room is left.
+    pub(crate) fn blob_staging(&self) -> &Path {
+        &self.inner.layout.blob_staging
     }
 
     /// Lists every model, ordered by name. One that is damaged says so; the others are not affected.

@@ -24,22 +24,22 @@ fn dir() -> TempDir {
         .expect("a temporary directory")
 }
 
-fn open(dir: &Path) -> Registry {
+pub(crate) fn open(dir: &Path) -> Registry {
     Registry::open(dir, &OpenOptions::new("test")).expect("the store opens")
 }
 
-fn store() -> (TempDir, Registry) {
+pub(crate) fn store() -> (TempDir, Registry) {
     let dir = dir();
     let registry = open(dir.path());
     (dir, registry)
 }
 
-fn name(text: &str) -> ModelName {
+pub(crate) fn name(text: &str) -> ModelName {
     ModelName::parse(text).expect("a name")
 }
 
 /// Stores a model of one weights blob with these bytes; its configuration is the same for all.
-fn put_model(registry: &Registry, model: &str, weights: &[u8]) -> Manifest {
+pub(crate) fn put_model(registry: &Registry, model: &str, weights: &[u8]) -> Manifest {
     let config = registry.put_bytes(br#"{"model_format":"gguf"}"#).unwrap();
     let weights = registry.put_bytes(weights).unwrap();
     let manifest = Manifest::new(
@@ -51,7 +51,7 @@ fn put_model(registry: &Registry, model: &str, weights: &[u8]) -> Manifest {
 }
 
 /// Asserts that a model is listed, whole, and that every byte of it is what its digest says.
-fn assert_whole(registry: &Registry, model: &str) -> Manifest {
+pub(crate) fn assert_whole(registry: &Registry, model: &str) -> Manifest {
     let stored = registry
         .manifest(&name(model))
         .unwrap_or_else(|error| panic!("{model}: {error:?}"));
@@ -66,7 +66,7 @@ fn assert_whole(registry: &Registry, model: &str) -> Manifest {
     stored.manifest
 }
 
-fn files(dir: &Path) -> Vec<String> {
+pub(crate) fn files(dir: &Path) -> Vec<String> {
     let mut files: Vec<String> = std::fs::read_dir(dir)
         .into_iter()
         .flatten()
@@ -77,7 +77,7 @@ fn files(dir: &Path) -> Vec<String> {
 }
 
 /// A small generator with a seed, so that a failure can be repeated.
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -91,7 +91,7 @@ impl Random {
         self.next() % limit
     }
 
-    fn bytes(&mut self, length: usize) -> Vec<u8> {
+    pub(crate) fn bytes(&mut self, length: usize) -> Vec<u8> {
         (0..length).map(|_| self.next().to_le_bytes()[0]).collect()
     }
 }
