@@ -6,6 +6,7 @@
 //! Reading is lenient where Ollama's own clients need it: a JSON `null` means "not given" for every optional field, unknown fields
 //! are ignored, `name` is accepted for `model`. Writing is exact: field names, presence and number types follow Ollama's API document.
 
+mod bundle;
 mod chat;
 mod create;
 mod error;
@@ -20,6 +21,7 @@ mod time;
 mod train;
 mod transform;
 
+pub use bundle::{UnbundleProgress, UnbundleRequest};
 pub use chat::{ChatRequest, ChatResponse, Message, ToolCall, ToolFunction};
 pub use create::{CreateRequest, Progress, QuantizeFields, StringMap, TextOrList};
 pub use error::ErrorBody;

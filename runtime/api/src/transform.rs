@@ -1,6 +1,6 @@
 //! Other forms of a model: what one would be (`/api/witness/plan`), and files for other programs (`/api/witness/export`).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -57,10 +57,14 @@ pub struct ExportRequest {
     /// Name of the adapter; nothing = the one that answers when a request names none. With a form of a whole model it is the one that is merged.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<String>,
-    /// Directory to write into: new or empty. Absolute.
+    /// Directory to write into: new or empty; for the form `ollama` also a store. Absolute.
+    #[serde(skip_serializing_if = "is_nowhere")]
     pub directory: PathBuf,
-    /// Form of the files: `peft` or `gguf_adapter` of an adapter, `safetensors` or `gguf` of a whole model. Nothing = the adapter's files as they are stored, or the
-    /// base's where `adapter` is `base`.
+    /// File to write, for the form `bundle`, in place of `directory`. Absolute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    /// Form of the files: `peft` or `gguf_adapter` of an adapter, `safetensors` or `gguf` of a whole model, `bundle` of all that makes a model, `ollama` of all that
+    /// Ollama takes. Nothing = the adapter's files as they are stored, or the base's where `adapter` is `base`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub form: Option<String>,
     /// Storage that the weights are brought to, by a name of llama.cpp's; for the form `gguf`.
@@ -69,12 +73,19 @@ pub struct ExportRequest {
     /// Merge the adapter into the base; without it a whole model is the base alone.
     #[serde(deserialize_with = "null_default", skip_serializing_if = "std::ops::Not::not")]
     pub merge: bool,
-    /// Write over files that are there.
+    /// Name the base in a bundle, and leave it out.
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "std::ops::Not::not")]
+    pub without_base: bool,
+    /// Write over files that are there; in a store, replace the model of that name.
     #[serde(deserialize_with = "null_default")]
     pub force: bool,
     /// Send progress lines ([`ExportProgress`]); false when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream: Option<bool>,
+}
+
+fn is_nowhere(path: &Path) -> bool {
+    path.as_os_str().is_empty()
 }
 
 impl ExportRequest {
@@ -145,6 +156,9 @@ mod tests {
         let request: ExportRequest =
             serde_json::from_value(json!({"name": "m", "merge": null, "stream": true})).unwrap();
         assert!(request.streams() && !request.merge);
+        let bundle = json!({"model": "m", "file": "/a.tar", "form": "bundle", "without_base": true, "force": true});
+        let request: ExportRequest = serde_json::from_value(bundle.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&request).unwrap(), bundle);
     }
 
     #[test]

@@ -293,4 +293,10 @@ async fn the_routes_of_runs_are_called_by_their_names() {
         .err()
         .unwrap();
     assert!(refused.is_not_running(), "{refused}");
+    let refused = client
+        .unbundle(&witness_api::UnbundleRequest::default())
+        .await
+        .err()
+        .unwrap();
+    assert!(refused.is_not_running(), "{refused}");
 }

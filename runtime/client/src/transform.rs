@@ -1,7 +1,10 @@
 //! Models that become other models: made, planned, written into a directory.
 
 use hyper::Method;
-use witness_api::{CreateRequest, ExportProgress, ExportRequest, ExportResponse, Progress, TransformPlan};
+use witness_api::{
+    CreateRequest, ExportProgress, ExportRequest, ExportResponse, Progress, TransformPlan, UnbundleProgress,
+    UnbundleRequest,
+};
 
 use crate::error::ClientError;
 use crate::http::{Call, Client};
@@ -41,5 +44,14 @@ impl Client {
             ..request.clone()
         };
         self.stream_at_socket(EXPORT, &request).await
+    }
+
+    /// Makes a model of a bundle, a file of this machine. Only the daemon's unix socket accepts this. Dropping the lines ends the work.
+    pub async fn unbundle(&self, request: &UnbundleRequest) -> Result<Lines<UnbundleProgress>, ClientError> {
+        let request = UnbundleRequest {
+            stream: Some(true),
+            ..request.clone()
+        };
+        self.stream_at_socket("/api/witness/unbundle", &request).await
     }
 }

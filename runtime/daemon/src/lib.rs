@@ -2,7 +2,7 @@
 //!
 //! Map, in the order of a request: `server` (connections and their limits) -> `guard` (who may) -> `routes` (one file an API) -> `turn` (a
 //! request for an answer, checked and placed) -> `models` (what is stored, what is loaded) -> `engine` (whoever computes; `wire` is the
-//! plugin host) -> `answer` (events to lines). `create` makes models, `jobs` trains them, `transform` has them made over, `export` writes them out, `measure` says how good they are. `limits` holds every bound.
+//! plugin host) -> `answer` (events to lines). `create` makes models, `jobs` trains them, `transform` has them made over, `export` writes them out, `import` takes them in, `measure` says how good they are. `limits` holds every bound.
 //!
 //! **Invariants**
 //! - No tensor, token or kernel runs in this process, no library is opened, no model file is read (but its first eight bytes, to choose a
@@ -21,6 +21,7 @@ mod create;
 mod engine;
 mod export;
 mod guard;
+mod import;
 mod jobs;
 mod limits;
 mod measure;

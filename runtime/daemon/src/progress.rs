@@ -47,9 +47,9 @@ pub(crate) fn blocking_lines<T>(
 where
     T: Serialize + Send + 'static,
 {
-    let cancel = Arc::new(AtomicBool::new(false));
+    let cancel = CancelOnDrop::default();
     let (sender, receiver) = mpsc::channel(PROGRESS_LINES_MAX);
-    let (flag, own_sender) = (Arc::clone(&cancel), sender.clone());
+    let (flag, own_sender) = (cancel.flag(), sender.clone());
     let request: Arc<str> = reply::request_name().into();
     tokio::task::spawn_blocking(move || {
         let last = REQUEST.sync_scope(request, || {
@@ -57,11 +57,19 @@ where
         });
         let _ = sender.blocking_send(last);
     });
-    receive(receiver, CancelOnDrop(cancel))
+    receive(receiver, cancel)
 }
 
-/// Marks a job as unwanted when its reader is gone.
-struct CancelOnDrop(Arc<AtomicBool>);
+/// Marks blocking work as unwanted when whoever waits for it is gone: the reader of its lines, or the task that began it.
+#[derive(Default)]
+pub(crate) struct CancelOnDrop(Arc<AtomicBool>);
+
+impl CancelOnDrop {
+    /// Returns what the work looks at.
+    pub(crate) fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.0)
+    }
+}
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {

@@ -543,7 +543,7 @@ pub(crate) fn check_file_name(key: &str, name: &str) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-fn check_adapter_name(name: &str) -> Result<(), Diagnostic> {
+pub(crate) fn check_adapter_name(name: &str) -> Result<(), Diagnostic> {
     let is_plain = name
         .chars()
         .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));

@@ -54,6 +54,7 @@ const PATHS: &[&str] = &[
     "/api/witness/suggest",
     "/api/witness/imatrix",
     "/api/witness/bench",
+    "/api/witness/unbundle",
 ];
 
 /// Paths of Ollama's API that a later version will have.
@@ -95,6 +96,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/api/witness/estimate", post(native::estimate))
         .route("/api/witness/plan", post(create::plan))
         .route("/api/witness/export", post(export::export))
+        .route("/api/witness/unbundle", post(export::unbundle))
         .fallback(unknown)
         .method_not_allowed_fallback(wrong_method)
         // Bodies have limits of their own: see `body` and `routes::blobs`.

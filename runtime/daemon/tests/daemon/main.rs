@@ -9,6 +9,7 @@
 mod adapters;
 mod answers;
 mod blobs;
+mod bundle;
 mod create;
 mod doors;
 mod export;

@@ -1,4 +1,4 @@
-//! Files for other programs: what is stored in the form that is asked for is copied, everything else a plugin makes first.
+//! Files in a directory: what is stored in the form that is asked for is copied, everything else a plugin makes first.
 //!
 //! **Invariants:** nothing is written before all of it is there; a file in the directory is old or new, never half of one; the store is not changed.
 
@@ -13,15 +13,14 @@ use witness_diagnostics::{Diagnostic, Kind, near_miss};
 use witness_plugin_protocol::{AdapterSpec, FileRef, ModelForm, ModelInfo, QuantizeOptions, TransformRequest};
 use witness_registry::Lease;
 
+use super::{How, failed, make, place};
 use crate::app::App;
 use crate::create::order::{check_file_name, is_gguf};
-use crate::limits::PROGRESS_LINES_MAX;
 use crate::models::library::blocking;
 use crate::models::stored::Stored;
 use crate::reckon::lease_of;
 use crate::reply::invalid;
 use crate::template::Template;
-use crate::transform::{self, Made};
 use crate::turn::{BASE, choose_adapter};
 
 /// The forms by their names on the wire.
@@ -79,7 +78,7 @@ impl Order {
 }
 
 /// Carries out an order. Returns the last line.
-pub(crate) async fn run(
+pub(super) async fn run(
     app: Arc<App>,
     order: Order,
     lines: mpsc::Sender<ExportProgress>,
@@ -109,47 +108,22 @@ pub(crate) async fn run(
     Ok(last)
 }
 
-/// Has a plugin make the files, and passes on what it reports.
-async fn make(
-    app: &Arc<App>,
-    request: TransformRequest,
-    info: &ModelInfo,
-    lines: &mpsc::Sender<ExportProgress>,
-) -> Result<Made, Diagnostic> {
-    let (teller, mut told) = mpsc::channel::<Progress>(PROGRESS_LINES_MAX);
-    let work = transform::run(app, request, info, &teller);
-    tokio::pin!(work);
-    // A reader who left does not stop a line from being written; that ends the whole task.
-    loop {
-        tokio::select! {
-            biased;
-            Some(line) = told.recv() => drop(lines.send(line.into()).await),
-            made = &mut work => {
-                while let Ok(line) = told.try_recv() {
-                    let _ = lines.send(line.into()).await;
-                }
-                return made;
-            }
-        }
-    }
-}
-
 /// Reads the form, and refuses what does not go with it.
 fn form_of(request: &ExportRequest) -> Result<Option<ModelForm>, Diagnostic> {
-    let names = FORMS.map(|(name, _)| name);
+    let names = FORMS.map(|(name, _)| name).into_iter().chain(super::FORMS_OF_THEIR_OWN);
     let form = match request.form.as_deref().filter(|name| !name.is_empty()) {
         None => None,
         Some(asked) => {
             let known = FORMS.iter().find(|(name, _)| *name == asked);
             let Some((_, form)) = known else {
                 let refusal = invalid("export_form", format!("there is no form `{}`", asked.escape_debug()));
-                let refusal = match near_miss(asked, names) {
+                let refusal = match near_miss(asked, names.clone()) {
                     Some(near) => refusal.hint(format!("did you mean `{near}`?")),
                     None => refusal,
                 };
                 return Err(refusal.hint(format!(
                     "the forms are {}; without one the files are written as they are stored",
-                    names.join(", ")
+                    names.collect::<Vec<_>>().join(", ")
                 )));
             };
             Some(*form)
@@ -242,7 +216,7 @@ async fn work(
 }
 
 /// Returns the chat template that was put in place of the one in the files: it belongs into the files that leave. Go templates mean nothing to other programs.
-fn stored_template(stored: &Stored) -> Option<String> {
+pub(super) fn stored_template(stored: &Stored) -> Option<String> {
     match Template::choose(stored.template.as_deref(), None) {
         Template::Jinja(text) => Some(text),
         Template::Own | Template::Plain => None,
@@ -257,24 +231,6 @@ fn is_in_form(files: &[FileRef], form: ModelForm) -> bool {
         ModelForm::Safetensors => has("config.json") && files.iter().any(|file| file.name.ends_with(".safetensors")),
         ModelForm::Gguf | ModelForm::GgufAdapter => !files.is_empty() && files.iter().all(is_gguf),
     }
-}
-
-/// What becomes of the files that are written.
-#[derive(Clone, Copy)]
-enum How {
-    /// They stay where they are.
-    Copy,
-    /// They are nobody else's.
-    Move,
-}
-
-fn failed(path: &Path, error: &io::Error) -> Diagnostic {
-    Diagnostic::new(
-        "witness::daemon::export_failed",
-        Kind::Environment,
-        format!("`{}` cannot be written", path.display()),
-    )
-    .cause(error.to_string())
 }
 
 fn refuse_occupied(directory: &Path, force: bool) -> Result<(), Diagnostic> {
@@ -307,32 +263,4 @@ fn write(directory: &Path, files: &[(String, PathBuf)], force: bool, how: How) -
         place(source, &target, how).map_err(|error| failed(&target, &error))?;
     }
     Ok(())
-}
-
-/// Puts a file that is nobody else's in its place, and makes the folder where that is missing.
-pub(crate) fn place_new(source: &Path, target: &Path) -> Result<(), Diagnostic> {
-    let parent = target.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(parent).map_err(|error| failed(parent, &error))?;
-    place(source, target, How::Move).map_err(|error| failed(target, &error))
-}
-
-/// Puts a file in place. Whoever reads the directory meanwhile finds a file old or new; a link that lies there is replaced and not followed.
-fn place(source: &Path, target: &Path, how: How) -> io::Result<()> {
-    // Within one file system nothing is copied. Across two, or where the move is refused, the copy says why.
-    if matches!(how, How::Move) && fs::rename(source, target).is_ok() {
-        return fs::File::open(target)?.sync_all();
-    }
-    let mut draft = target.to_owned().into_os_string();
-    draft.push(".witness-part");
-    let draft = Path::new(&draft);
-    copy(source, draft)
-        .and_then(|()| fs::rename(draft, target))
-        .inspect_err(|_| drop(fs::remove_file(draft)))
-}
-
-/// Copies the bytes alone: a blob may not be written to, and the user's file may.
-fn copy(source: &Path, target: &Path) -> io::Result<()> {
-    let mut written = fs::File::create(target)?;
-    io::copy(&mut fs::File::open(source)?, &mut written)?;
-    written.sync_all()
 }
