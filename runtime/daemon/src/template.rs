@@ -43,14 +43,19 @@ impl Template {
 
     /// Returns what a user should know about the choice.
     pub(crate) fn note(layer: Option<&str>, own: Option<&str>) -> Option<&'static str> {
-        let is_go_layer = layer.is_some_and(|text| is_go(text) && !is_prompt_alone(text));
-        match (Self::choose(layer, own), is_go_layer) {
+        let is_go_text = layer.is_some_and(|text| is_go(text) && !is_prompt_alone(text));
+        match (Self::choose(layer, own), is_go_text) {
             (Template::Own, true) => Some(GO_WITH_OWN),
             (Template::Plain, true) => Some(GO_WITHOUT_OWN),
             (Template::Plain, false) if layer.is_none() => Some(NONE),
             _ => None,
         }
     }
+}
+
+/// Tells whether a template layer is one that Ollama can execute.
+pub(crate) fn is_go_layer(layer: Option<&str>) -> bool {
+    layer.is_some_and(is_go)
 }
 
 fn is_prompt_alone(text: &str) -> bool {

@@ -1,9 +1,10 @@
-//! What leaves the store for the user's own directories: files for other programs, a model in one file.
+//! What leaves the store for the user's own directories: files for other programs, a model in one file, a store that Ollama opens.
 //!
 //! **Invariants:** nothing is written before all of it is there or being checked; a file is old or new, never half of one; the store is not changed.
 
 mod bundle;
 mod files;
+mod ollama;
 
 use std::fs;
 use std::io;
@@ -24,13 +25,15 @@ use crate::transform::{self, Made};
 type Lines = mpsc::Sender<ExportProgress>;
 
 /// Forms that are more than files of one kind, by their names on the wire.
-const FORMS_OF_THEIR_OWN: [&str; 1] = [BUNDLE];
+const FORMS_OF_THEIR_OWN: [&str; 2] = [BUNDLE, OLLAMA];
 const BUNDLE: &str = "bundle";
+const OLLAMA: &str = "ollama";
 
 /// An export that was checked.
 pub(crate) enum Order {
     Files(files::Order),
     Bundle(bundle::Order),
+    Ollama(Box<ollama::Order>),
 }
 
 impl Order {
@@ -49,6 +52,9 @@ impl Order {
         }
         match request.form.as_deref() {
             Some(BUNDLE) => bundle::Order::read(app, request).await.map(Order::Bundle),
+            Some(OLLAMA) => ollama::Order::read(app, request)
+                .await
+                .map(|order| Order::Ollama(Box::new(order))),
             _ => files::Order::read(app, request).await.map(Order::Files),
         }
     }
@@ -59,6 +65,7 @@ pub(crate) async fn run(app: Arc<App>, order: Order, lines: Lines) -> Result<Exp
     match order {
         Order::Files(order) => files::run(app, order, lines).await,
         Order::Bundle(order) => bundle::run(app, order, lines).await,
+        Order::Ollama(order) => ollama::run(app, *order, lines).await,
     }
 }
 

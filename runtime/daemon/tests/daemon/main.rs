@@ -16,6 +16,7 @@ mod export;
 mod fake;
 mod library;
 mod native;
+mod ollama;
 mod scheduling;
 mod support;
 mod transform;
