@@ -14,7 +14,7 @@ pub(crate) use measure::{Bench, Chunks, Compare, Cut, ImatrixArguments, ImatrixF
 pub(crate) use train::{
     DialectName, Train, TrainList, TrainLogs, TrainOne, TrainResume, TrainRm, TrainStart, TrainVerb,
 };
-pub(crate) use transform::{Export, Merge, Quantize, TypeName};
+pub(crate) use transform::{Export, ExportForm, Import, Merge, Quantize, TypeName};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -214,16 +214,27 @@ Give a text of the kind that the model is for; some ten thousand tokens are enou
 
 The adapter that answers is merged unless another is named; the new model has none. Ctrl-C leaves the store as it was.")]
     Merge(Merge),
-    /// Write a model or an adapter into a folder, for other programs
+    /// Write a model or an adapter out: for other programs, for Ollama, for another machine
     #[command(after_help = "Examples:
   witness export witness-expert ./adapter             the adapter, as PEFT loads it
   witness export witness-expert ./adapter --checkpoint 300
   witness export witness-expert ./adapter --to gguf-adapter
   witness export witness-expert ./model --to safetensors --merge
   witness export witness-expert ./model --to gguf --merge --quantize q4_K_M
+  witness export witness-expert /mnt/usb/expert.witness.tar --to bundle
+  witness export witness-expert expert.witness.tar --to bundle --without-base
+  witness export witness-expert ~/.ollama/models --to ollama --merge
 
-`safetensors` and `gguf` hold the base alone unless --merge is given. The store stays as it is.")]
+`safetensors` and `gguf` hold the base alone unless --merge is given. A bundle is read by `witness import`. The store stays as it is.")]
     Export(Export),
+    /// Make a model of a bundle that `witness export` wrote
+    #[command(after_help = "Examples:
+  witness import /mnt/usb/expert.witness.tar          under the name that it had
+  witness import expert.witness.tar expert:new
+  witness import expert.witness.tar --force           replaces a model of that name
+
+Every byte is checked before the model has a name. A bundle without a base needs that base here. Ctrl-C leaves no model behind.")]
+    Import(Import),
     /// Check and prepare training data
     #[command(subcommand)]
     Data(Data),

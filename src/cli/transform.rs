@@ -1,10 +1,10 @@
-//! The verbs that make another form of a model: `quantize`, `merge`, `export`. And the names of types, for completions.
+//! The verbs that make another form of a model: `quantize`, `merge`, `export`; `import`, which takes one in. And the names of types, for completions.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use clap::builder::{NonEmptyStringValueParser, PossibleValue, TypedValueParser};
-use clap::{Arg, Args, Command, Error, ValueEnum};
+use clap::{Arg, Args, Command, Error, ValueEnum, ValueHint};
 
 use super::measure::{Chunks, Cut, chunks};
 
@@ -130,12 +130,12 @@ pub(crate) struct Merge {
 pub(crate) struct Export {
     /// Name of the model
     pub(crate) name: String,
-    /// Folder to write into: new or empty
-    pub(crate) directory: PathBuf,
+    /// Folder to write into: new or empty; with `--to bundle` the file, with `--to ollama` also Ollama's `models`
+    pub(crate) target: PathBuf,
     /// Form of the files
     #[arg(long, value_enum, value_name = "FORM", default_value_t = ExportForm::Peft)]
     pub(crate) to: ExportForm,
-    /// Adapter to write, or to merge [default: the one that answers]
+    /// Adapter to write, or to merge [default: the one that answers; in a bundle all]; `base` = none
     #[arg(long, value_name = "NAME")]
     pub(crate) adapter: Option<String>,
     /// The adapter of this checkpoint
@@ -147,7 +147,26 @@ pub(crate) struct Export {
     /// Bring the weights to this storage: `q4_K_M` (with `--to gguf`), `nf4` (with `--to safetensors`)
     #[arg(long, value_name = "TYPE", value_parser = TypeName, hide_possible_values = true)]
     pub(crate) quantize: Option<String>,
-    /// Write over files that are there
+    /// With `--to bundle`: name the base and leave it out, for a machine that has it
+    #[arg(long)]
+    pub(crate) without_base: bool,
+    /// Write over files that are there; with `--to ollama`, replace the model of that name
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Flags of `import`.
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// File that `witness export --to bundle` wrote
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// Name of the model [default: the name that it had where it was exported]
+    pub(crate) name: Option<String>,
+    /// Replace a model of that name
     #[arg(long)]
     pub(crate) force: bool,
     /// Print JSON
@@ -156,7 +175,7 @@ pub(crate) struct Export {
 }
 
 /// Forms that files are written in.
-#[derive(Clone, Copy, Debug, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ExportForm {
     /// The adapter as PEFT's adapter_config.json and adapter_model.safetensors
     Peft,
@@ -166,6 +185,10 @@ pub(crate) enum ExportForm {
     Gguf,
     /// The adapter as a GGUF file, for llama.cpp
     GgufAdapter,
+    /// All that makes the model in one file, for `witness import` on another machine
+    Bundle,
+    /// All that Ollama takes, as a store that it opens
+    Ollama,
 }
 
 impl ExportForm {
@@ -176,6 +199,8 @@ impl ExportForm {
             ExportForm::Safetensors => "safetensors",
             ExportForm::Gguf => "gguf",
             ExportForm::GgufAdapter => "gguf_adapter",
+            ExportForm::Bundle => "bundle",
+            ExportForm::Ollama => "ollama",
         }
     }
 }

@@ -12,6 +12,7 @@ mod export;
 mod following;
 mod fsck;
 mod imatrix;
+mod import;
 mod list;
 mod measuring;
 mod merge;
@@ -68,6 +69,7 @@ pub(crate) fn dispatch(cli: Cli) -> Outcome<ExitCode> {
         Command::Imatrix(arguments) => imatrix::imatrix(&context, &arguments)?,
         Command::Merge(arguments) => merge::merge(&context, &arguments)?,
         Command::Export(arguments) => export::export(&context, &arguments)?,
+        Command::Import(arguments) => import::import(&context, &arguments)?,
         Command::Data(verb) => data::with_model(&context, &verb)?,
         Command::Version(arguments) => version::version(&context, &arguments)?,
         Command::Serve(_) | Command::Worker(_) | Command::Completions(_) | Command::ExitCodes => {

@@ -132,7 +132,7 @@ impl State {
             ("POST", "/api/show") => reply(&mut stream, 200, &script.show),
             ("HEAD", route) if route.starts_with("/api/blobs/") => reply(&mut stream, 404, &Value::Null),
             ("POST", route) if route.starts_with("/api/blobs/") => reply(&mut stream, 201, &Value::Null),
-            ("POST", "/api/create" | "/api/witness/export") => self.making(&mut stream),
+            ("POST", "/api/create" | "/api/witness/export" | "/api/witness/unbundle") => self.making(&mut stream),
             ("POST", "/api/witness/plan") => reply(&mut stream, 200, &script.transform_plan),
             ("POST", "/api/train") if body["plan"] == true => reply(&mut stream, 200, &json!({ "plan": script.plan })),
             ("POST", "/api/train") if body["stream"] == false => {

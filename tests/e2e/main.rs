@@ -10,6 +10,7 @@ mod harness;
 #[expect(dead_code, reason = "each program uses a part of it")]
 mod corpus;
 
+mod bundle;
 mod client_of_ollama;
 mod create;
 mod daemon;
@@ -22,6 +23,7 @@ mod help;
 mod list;
 mod measure;
 mod names;
+mod ollama_store;
 mod oracle;
 mod plugin;
 mod quantize;

@@ -5,6 +5,7 @@
 #[path = "../harness/mod.rs"]
 mod harness;
 
+mod bundles;
 mod disk_full;
 mod hostile_files;
 mod kills;
