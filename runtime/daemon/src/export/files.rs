@@ -130,13 +130,13 @@ fn form_of(request: &ExportRequest) -> Result<Option<ModelForm>, Diagnostic> {
         }
     };
     let quantizes = request.quantize.as_deref().is_some_and(|name| !name.is_empty());
-    if quantizes && form != Some(ModelForm::Gguf) {
+    let is_model = form.is_some_and(ModelForm::is_model);
+    if quantizes && !is_model {
         return Err(
-            invalid("export_quantize", "only the form `gguf` holds quantized weights")
-                .hint("say `\"form\": \"gguf\"` (`--to gguf`), or leave `quantize` out"),
+            invalid("export_quantize", "only a whole model is brought to another storage")
+                .hint("say `\"form\": \"gguf\"` or `\"safetensors\"` (`--to`), or leave `quantize` out"),
         );
     }
-    let is_model = form.is_some_and(ModelForm::is_model);
     if request.merge && !is_model {
         return Err(invalid("export_merge", "an adapter is merged into a whole model only")
             .hint("say `\"form\": \"safetensors\"` or `\"gguf\"` (`--to`), or leave `merge` out"));

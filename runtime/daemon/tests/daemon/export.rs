@@ -143,12 +143,12 @@ async fn what_does_not_go_together_is_refused_before_any_work() {
         (
             json!({"model": "parent", "form": "peft", "quantize": "q8_0"}),
             400,
-            "only the form `gguf`",
+            "only a whole model",
         ),
         (
-            json!({"model": "parent", "form": "safetensors", "quantize": "q8_0"}),
+            json!({"model": "parent", "form": "gguf_adapter", "quantize": "q8_0"}),
             400,
-            "only the form `gguf`",
+            "only a whole model",
         ),
         (
             json!({"model": "parent", "merge": true}),
