@@ -8,6 +8,8 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use crate::isa::vectorised;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::{Isa, Level};
 
 /// The largest number below a half.
 const BELOW_HALF: f32 = 0.499_999_97;
@@ -52,18 +54,42 @@ pub(super) fn q8_0(rows: &[f32], out: &mut [u8]) {
 }
 
 pub(super) fn q4_0(rows: &[f32], out: &mut [u8]) {
+    #[cfg(target_arch = "x86_64")]
+    if Isa::current().level() >= Level::Avx2 {
+        // SAFETY: an `Isa` of this level or a higher one proves that the processor has AVX2.
+        unsafe { avx2::q4_0(rows, out) };
+        return;
+    }
     each::<18>(rows, out, q4_0_block);
 }
 
 pub(super) fn q4_1(rows: &[f32], out: &mut [u8]) {
+    #[cfg(target_arch = "x86_64")]
+    if Isa::current().level() >= Level::Avx2 {
+        // SAFETY: an `Isa` of this level or a higher one proves that the processor has AVX2.
+        unsafe { avx2::q4_1(rows, out) };
+        return;
+    }
     each::<20>(rows, out, q4_1_block);
 }
 
 pub(super) fn q5_0(rows: &[f32], out: &mut [u8]) {
+    #[cfg(target_arch = "x86_64")]
+    if Isa::current().level() >= Level::Avx2 {
+        // SAFETY: an `Isa` of this level or a higher one proves that the processor has AVX2.
+        unsafe { avx2::q5_0(rows, out) };
+        return;
+    }
     each::<22>(rows, out, q5_0_block);
 }
 
 pub(super) fn q5_1(rows: &[f32], out: &mut [u8]) {
+    #[cfg(target_arch = "x86_64")]
+    if Isa::current().level() >= Level::Avx2 {
+        // SAFETY: an `Isa` of this level or a higher one proves that the processor has AVX2.
+        unsafe { avx2::q5_1(rows, out) };
+        return;
+    }
     each::<24>(rows, out, q5_1_block);
 }
 
@@ -251,6 +277,182 @@ fn truncated(number: f32) -> i32 {
         i32::MIN
     } else {
         integer
+    }
+}
+
+/// The same by hand: compilers do not find how the first of the largest numbers is found without going through them one by one, nor how integers are packed.
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use std::arch::x86_64::*;
+
+    use super::{inverse, put_half, q4_0_block, q4_1_block, q5_0_block, q5_1_block};
+
+    /// # Safety
+    /// The processor has AVX2.
+    #[target_feature(enable = "avx2")]
+    pub(super) fn q4_0(rows: &[f32], out: &mut [u8]) {
+        let (numbers, _) = rows.as_chunks::<32>();
+        let (blocks, _) = out.as_chunks_mut::<18>();
+        for (x, block) in numbers.iter().zip(blocks) {
+            let vectors = load(x);
+            let d = first_largest(x, &vectors) / -8.0;
+            let inverse = inverse(d);
+            if !d.is_finite() || !inverse.is_finite() {
+                q4_0_block(x, block);
+                continue;
+            }
+            put_half(block, 0, d);
+            let (low, high) = integers(&vectors, 0.0, inverse, 8.5, 15);
+            put_nibbles(low, high, &mut block[2..]);
+        }
+    }
+
+    /// # Safety
+    /// The processor has AVX2.
+    #[target_feature(enable = "avx2")]
+    pub(super) fn q4_1(rows: &[f32], out: &mut [u8]) {
+        let (numbers, _) = rows.as_chunks::<32>();
+        let (blocks, _) = out.as_chunks_mut::<20>();
+        for (x, block) in numbers.iter().zip(blocks) {
+            let vectors = load(x);
+            let (minimum, maximum) = ends(&vectors);
+            let d = (maximum - minimum) / 15.0;
+            let inverse = inverse(d);
+            // Which zero is the first decides a sign.
+            if minimum == 0.0 || !d.is_finite() || !inverse.is_finite() {
+                q4_1_block(x, block);
+                continue;
+            }
+            put_half(block, 0, d);
+            put_half(block, 2, minimum);
+            let (low, high) = integers(&vectors, minimum, inverse, 0.5, 15);
+            put_nibbles(low, high, &mut block[4..]);
+        }
+    }
+
+    /// # Safety
+    /// The processor has AVX2.
+    #[target_feature(enable = "avx2")]
+    pub(super) fn q5_0(rows: &[f32], out: &mut [u8]) {
+        let (numbers, _) = rows.as_chunks::<32>();
+        let (blocks, _) = out.as_chunks_mut::<22>();
+        for (x, block) in numbers.iter().zip(blocks) {
+            let vectors = load(x);
+            let d = first_largest(x, &vectors) / -16.0;
+            let inverse = inverse(d);
+            if !d.is_finite() || !inverse.is_finite() {
+                q5_0_block(x, block);
+                continue;
+            }
+            put_half(block, 0, d);
+            let (low, high) = integers(&vectors, 0.0, inverse, 16.5, 31);
+            put_five_bits(low, high, &mut block[2..]);
+        }
+    }
+
+    /// # Safety
+    /// The processor has AVX2.
+    #[target_feature(enable = "avx2")]
+    pub(super) fn q5_1(rows: &[f32], out: &mut [u8]) {
+        let (numbers, _) = rows.as_chunks::<32>();
+        let (blocks, _) = out.as_chunks_mut::<24>();
+        for (x, block) in numbers.iter().zip(blocks) {
+            let vectors = load(x);
+            let (minimum, maximum) = ends(&vectors);
+            let d = (maximum - minimum) / 31.0;
+            let inverse = inverse(d);
+            // Which zero is the first decides a sign.
+            if minimum == 0.0 || !d.is_finite() || !inverse.is_finite() {
+                q5_1_block(x, block);
+                continue;
+            }
+            put_half(block, 0, d);
+            put_half(block, 2, minimum);
+            let (low, high) = integers(&vectors, minimum, inverse, 0.5, 127);
+            put_five_bits(low, high, &mut block[4..]);
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn load(x: &[f32; 32]) -> [__m256; 4] {
+        let (parts, _) = x.as_chunks::<8>();
+        // SAFETY: each part has eight numbers.
+        std::array::from_fn(|part| unsafe { _mm256_loadu_ps(parts[part].as_ptr()) })
+    }
+
+    /// Returns the first number of the largest size. Numbers are finite.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn first_largest(x: &[f32; 32], vectors: &[__m256; 4]) -> f32 {
+        let sign = _mm256_set1_ps(-0.0);
+        let [a, b, c, d] = vectors.map(|vector| _mm256_andnot_ps(sign, vector));
+        let most = greatest(_mm256_max_ps(_mm256_max_ps(a, b), _mm256_max_ps(c, d)));
+        let is_most = |part| _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_EQ_OQ>(part, most)) as u32;
+        let places = is_most(a) | is_most(b) << 8 | is_most(c) << 16 | is_most(d) << 24;
+        // One of them is the largest; what is no number is refused before.
+        let first = x[places.trailing_zeros() as usize % 32];
+        // Of zeros the sign counts for nothing.
+        if first == 0.0 { 0.0 } else { first }
+    }
+
+    /// Returns the least and the greatest number; of a zero the sign says nothing.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn ends([a, b, c, d]: &[__m256; 4]) -> (f32, f32) {
+        let least = _mm256_min_ps(_mm256_min_ps(*a, *b), _mm256_min_ps(*c, *d));
+        let least = _mm256_min_ps(least, _mm256_permute2f128_ps::<1>(least, least));
+        let least = _mm256_min_ps(least, _mm256_shuffle_ps::<0b01_00_11_10>(least, least));
+        let least = _mm256_min_ps(least, _mm256_shuffle_ps::<0b10_11_00_01>(least, least));
+        let most = _mm256_max_ps(_mm256_max_ps(*a, *b), _mm256_max_ps(*c, *d));
+        (_mm256_cvtss_f32(least), _mm256_cvtss_f32(greatest(most)))
+    }
+
+    /// Spreads the greatest number over all lanes.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn greatest(most: __m256) -> __m256 {
+        let most = _mm256_max_ps(most, _mm256_permute2f128_ps::<1>(most, most));
+        let most = _mm256_max_ps(most, _mm256_shuffle_ps::<0b01_00_11_10>(most, most));
+        _mm256_max_ps(most, _mm256_shuffle_ps::<0b10_11_00_01>(most, most))
+    }
+
+    /// Takes `minimum` off numbers, scales them, cuts off their fractions, and holds them to `highest`: the first 16 and the last 16 as integers of 16 bits, in
+    /// order.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn integers(vectors: &[__m256; 4], minimum: f32, inverse: f32, offset: f32, highest: i32) -> (__m256i, __m256i) {
+        let (minimum, inverse) = (_mm256_set1_ps(minimum), _mm256_set1_ps(inverse));
+        let (offset, highest) = (_mm256_set1_ps(offset), _mm256_set1_epi32(highest));
+        let [a, b, c, d] = vectors.map(|vector| {
+            let scaled = _mm256_mul_ps(_mm256_sub_ps(vector, minimum), inverse);
+            _mm256_min_epi32(_mm256_cvttps_epi32(_mm256_add_ps(scaled, offset)), highest)
+        });
+        let in_order = |half| _mm256_permute4x64_epi64::<0b11_01_10_00>(half);
+        (in_order(_mm256_packus_epi32(a, b)), in_order(_mm256_packus_epi32(c, d)))
+    }
+
+    /// Stores the fifth bits of integers, then the other four.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn put_five_bits(low: __m256i, high: __m256i, out: &mut [u8]) {
+        // The fifth bits go where the signs of bytes are.
+        let bytes = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi16(low, high));
+        let fifth = _mm256_movemask_epi8(_mm256_slli_epi16::<3>(bytes));
+        out[..4].copy_from_slice(&fifth.to_le_bytes());
+        let four = _mm256_set1_epi16(15);
+        put_nibbles(_mm256_and_si256(low, four), _mm256_and_si256(high, four), &mut out[4..]);
+    }
+
+    /// Stores integers below 16: the first in the low halves of bytes, the second in the high ones.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn put_nibbles(low: __m256i, high: __m256i, out: &mut [u8]) {
+        let pairs = _mm256_or_si256(low, _mm256_slli_epi16::<4>(high));
+        let (first, second) = (_mm256_castsi256_si128(pairs), _mm256_extracti128_si256::<1>(pairs));
+        let out: &mut [u8; 16] = &mut out.as_chunks_mut::<16>().0[0];
+        // SAFETY: `out` has sixteen bytes.
+        unsafe { _mm_storeu_si128(out.as_mut_ptr().cast(), _mm_packus_epi16(first, second)) };
     }
 }
 
