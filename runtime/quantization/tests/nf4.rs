@@ -1,5 +1,4 @@
 //! Two matrices that bitsandbytes 0.50 quantized, with and without double quantization: every part and every value equal to the bit.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::PathBuf;
 

@@ -14,7 +14,7 @@ pub(super) fn tq1_0(block: &[u8; 54], out: &mut [f32; 256]) {
     let d = half(block, 52);
     let digit = |byte: u8, power: u8| {
         let fraction = byte.wrapping_mul(power);
-        f32::from((u16::from(fraction) * 3 >> 8) as i8 - 1) * d
+        f32::from(((u16::from(fraction) * 3) >> 8) as i8 - 1) * d
     };
     // Bytes that are gone through together, digit after digit.
     let mut rest = out.as_mut_slice();
