@@ -52,6 +52,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("conversion", &["formats", "tokenizer", "diagnostics"]),
     ("model", &["quantization", "formats", "diagnostics"]),
     ("quantization", &["formats", "diagnostics"]),
+    ("kernels", &["formats", "diagnostics"]),
     // A frozen base is trained on as it lies in its file, so its blocks are decoded there.
     ("training", &["quantization", "formats", "diagnostics"]),
     ("dataset", &["diagnostics"]),
@@ -107,6 +108,7 @@ const UNSAFE: &[&str] = &[
     "hostile",
     "quantization",
     "training",
+    "kernels",
 ];
 
 /// One of our crates: its folder's name, whether it is a plugin, what it depends on when built.

@@ -1,0 +1,223 @@
+//! Measures the two limits of this machine, and how near the kernels come to them: `cargo run --release -p witness-kernels --example roofline [-- TYPE..]`.
+//!
+//! The limits: bytes a second that all cores read from memory, and operations a second of dot products of bytes whose factors are in registers. Then, for each type
+//! and each matrix of a model of 1B parameters: one token (bytes a second of packed weights, as a share of the first limit) and 512 tokens (two operations a weight
+//! and token, as a share of the second). `THREADS` and `WITNESS_ISA` hold it to fewer of either. Numbers are the best of several runs: what the machine can do, not what
+//! its neighbours leave.
+#![expect(
+    unsafe_code,
+    reason = "the limit of the integer units is measured with their instructions"
+)]
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use witness_formats::gguf::GgmlType;
+use witness_kernels::{Activations, Buffer, Isa, PackedMatrix, Pool};
+
+const SHAPES: [(usize, usize); 4] = [(2_048, 2_048), (8_192, 2_048), (2_048, 8_192), (128_256, 2_048)];
+const TYPES: [GgmlType; 5] = [
+    GgmlType::Q4_K,
+    GgmlType::Q6_K,
+    GgmlType::Q8_0,
+    GgmlType::Q4_0,
+    GgmlType::Q5_K,
+];
+const TOKENS: usize = 512;
+/// More than any cache holds.
+const BYTES: usize = 384 << 20;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    if let Some(name) = std::env::var("WITNESS_ISA").ok().filter(|name| !name.is_empty()) {
+        let isa = Isa::within(&name).ok_or("WITNESS_ISA names no instructions of this processor")?;
+        isa.hold();
+    }
+    let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let n_threads = std::env::var("THREADS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(n_cores);
+    let pool = Pool::new(n_threads);
+    let bandwidth = bandwidth(&pool)?;
+    let peak = peak(&pool);
+    println!(
+        "{} with {n_threads} threads: reads {bandwidth:.1} GB/s, multiplies bytes at {peak:.0} GOP/s",
+        Isa::current().name()
+    );
+    let asked: Vec<GgmlType> = std::env::args()
+        .skip(1)
+        .filter_map(|name| GgmlType::from_name(&name))
+        .collect();
+    let types = if asked.is_empty() { TYPES.to_vec() } else { asked };
+    println!("type    rows columns   pack GB/s   1 token GB/s  share   {TOKENS} tokens GOP/s  share");
+    for kind in types {
+        for (n_rows, n_columns) in SHAPES {
+            measure(kind, n_rows, n_columns, &pool, bandwidth, peak)?;
+        }
+    }
+    Ok(())
+}
+
+fn measure(
+    kind: GgmlType,
+    n_rows: usize,
+    n_columns: usize,
+    pool: &Pool,
+    bandwidth: f64,
+    peak: f64,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let row_bytes = kind.row_bytes(n_columns).ok_or("whole blocks")? as usize;
+    // Scales are of the same kind as the codes, which changes no timing as long as they are no subnormal numbers.
+    let blocks: Vec<u8> = (0..n_rows * row_bytes).map(|at| (at * 37 % 61) as u8).collect();
+    let copies = (BYTES / blocks.len()).clamp(1, 160);
+    let mut packing = f64::INFINITY;
+    let mut matrices = Vec::with_capacity(copies);
+    for _ in 0..copies {
+        let start = Instant::now();
+        matrices.push(PackedMatrix::pack(kind, n_rows, n_columns, &blocks, pool)?);
+        packing = packing.min(start.elapsed().as_secs_f64());
+    }
+    let bytes = matrices[0].packed_bytes().len() as f64;
+    let number = |at: usize| (at * 7_919 % 2_003) as f32 / 1_001.5 - 1.0;
+    let x: Vec<f32> = (0..TOKENS * n_columns).map(number).collect();
+    let mut y = vec![0.0; TOKENS * n_rows];
+    let one = &x[..n_columns];
+    let mut one_token = f64::INFINITY;
+    for _ in 0..5 {
+        let start = Instant::now();
+        for matrix in &matrices {
+            let rounded = Activations::quantize(black_box(one), n_columns, pool)?;
+            matrix.multiply(&rounded, &mut y[..n_rows], pool)?;
+        }
+        one_token = one_token.min(start.elapsed().as_secs_f64() / copies as f64);
+    }
+    let mut many_tokens = f64::INFINITY;
+    let runs = if n_rows > 10_000 { 2 } else { 4 };
+    for matrix in matrices.iter().cycle().take(runs) {
+        let start = Instant::now();
+        let rounded = Activations::quantize(black_box(&x), n_columns, pool)?;
+        matrix.multiply(&rounded, &mut y, pool)?;
+        many_tokens = many_tokens.min(start.elapsed().as_secs_f64());
+    }
+    black_box(&y);
+    let operations = 2.0 * n_rows as f64 * n_columns as f64 * TOKENS as f64;
+    let (speed, work) = (bytes / one_token / 1e9, operations / many_tokens / 1e9);
+    println!(
+        "{:<6} {n_rows:>6} {n_columns:>6} {:>10.2} {speed:>13.1} {:>6.0}% {work:>18.0} {:>6.0}%",
+        kind.name(),
+        blocks.len() as f64 / packing / 1e9,
+        100.0 * speed / bandwidth,
+        100.0 * work / peak,
+    );
+    Ok(())
+}
+
+/// Bytes a second that all threads read together, in GB/s.
+fn bandwidth(pool: &Pool) -> Result<f64, Box<dyn std::error::Error>> {
+    const CHUNK: usize = 1 << 20;
+    let mut buffer = Buffer::zeroed(BYTES)?;
+    buffer.as_mut_slice().fill(1);
+    let bytes = buffer.as_slice();
+    let mut best = f64::INFINITY;
+    for _ in 0..6 {
+        let start = Instant::now();
+        pool.run(BYTES / CHUNK, |index| {
+            let (words, _) = bytes[index * CHUNK..][..CHUNK].as_chunks::<64>();
+            let mut sums = [0u64; 8];
+            for words in words {
+                let (words, _) = words.as_chunks::<8>();
+                for (sum, word) in sums.iter_mut().zip(words) {
+                    *sum = sum.wrapping_add(u64::from_ne_bytes(*word));
+                }
+            }
+            black_box(sums);
+        });
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    Ok(BYTES as f64 / best / 1e9)
+}
+
+/// Operations a second (multiplications and additions) of dot products of bytes, in GOP/s.
+fn peak(pool: &Pool) -> f64 {
+    const TASKS: usize = 64;
+    const ROUNDS: usize = 200_000;
+    let mut best = f64::INFINITY;
+    let mut per_round = 0;
+    for _ in 0..5 {
+        let counts: Vec<_> = (0..TASKS).map(|_| std::sync::atomic::AtomicUsize::new(0)).collect();
+        let start = Instant::now();
+        pool.run(TASKS, |index| {
+            counts[index].store(dots(ROUNDS), std::sync::atomic::Ordering::Relaxed);
+        });
+        best = best.min(start.elapsed().as_secs_f64());
+        per_round = counts[0].load(std::sync::atomic::Ordering::Relaxed);
+    }
+    (TASKS * ROUNDS * per_round) as f64 / best / 1e9
+}
+
+/// Runs so many rounds and returns the operations of one.
+#[cfg(target_arch = "x86_64")]
+fn dots(rounds: usize) -> usize {
+    // SAFETY: the names are those of instructions that were detected.
+    unsafe {
+        match Isa::current().name() {
+            "avx512vnni" => dots_vnni(rounds),
+            "avx2" | "avx512" => dots_avx2(rounds),
+            _ => dots_plain(rounds),
+        }
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn dots(rounds: usize) -> usize {
+    dots_plain(rounds)
+}
+
+fn dots_plain(rounds: usize) -> usize {
+    let (a, b) = (black_box([3i8; 64]), black_box([5i8; 64]));
+    let mut sum = 0;
+    for _ in 0..rounds {
+        let products = black_box(&a).iter().zip(&b).map(|(a, b)| i32::from(*a) * i32::from(*b));
+        sum += products.sum::<i32>();
+    }
+    black_box(sum);
+    2 * 64
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn dots_vnni(rounds: usize) -> usize {
+    use std::arch::x86_64::*;
+    let (a, b) = (black_box(_mm512_set1_epi8(3)), black_box(_mm512_set1_epi8(5)));
+    let mut sums = [_mm512_setzero_si512(); 12];
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = _mm512_dpbusd_epi32(*sum, a, b);
+        }
+    }
+    black_box(sums);
+    12 * 64 * 2
+}
+
+/// Codes of 4 bits: eight sums of two in 16 bits before they are widened.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn dots_avx2(rounds: usize) -> usize {
+    use std::arch::x86_64::*;
+    let ones = _mm256_set1_epi16(1);
+    let (a, b) = ([_mm256_set1_epi8(3); 4], [_mm256_set1_epi8(5); 8]);
+    let mut sums = [_mm256_setzero_si256(); 4];
+    for _ in 0..rounds {
+        // Read anew each time, so that no product is taken out of the loop.
+        let (a, b) = (black_box(&a), black_box(&b));
+        for (sum, a) in sums.iter_mut().zip(a) {
+            let mut narrow = _mm256_maddubs_epi16(*a, b[0]);
+            for b in &b[1..] {
+                narrow = _mm256_add_epi16(narrow, _mm256_maddubs_epi16(*a, *b));
+            }
+            *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(narrow, ones));
+        }
+    }
+    black_box(sums);
+    4 * 8 * 32 * 2
+}

@@ -1,0 +1,296 @@
+//! Inputs of a product, rounded to 8 bits a block of 32.
+//!
+//! # Error
+//! A block whose largest magnitude is `a` gets the scale `s = a / 127` and the codes `round(x / s)`, halves to even. So a number moves by at most `a / 254` and the
+//! rounding of f32: `|x - s q| <= a (1 / 254 + 2^-21)`. Magnitudes below 2^-100 become zero. Of a product, `y` then moves by at most `sum over blocks of
+//! a_b (1 / 254 + 2^-21) * sum |w|`.
+//!
+//! A block that holds a NaN or an infinity gets the scale NaN and codes of zero, which makes every product with it NaN.
+//!
+//! Cost: below a nanosecond a number, once for all rows and all matrices that take the same inputs.
+#![expect(unsafe_code, reason = "calls of functions whose instructions were detected")]
+
+use std::ops::Range;
+use std::sync::Mutex;
+
+use crate::error::{KernelError, Result};
+use crate::format::BLOCK;
+use crate::isa::{Isa, Level};
+use crate::pool::Pool;
+
+/// Most tokens that one call of a kernel takes: enough that unpacking the weights costs little beside the products.
+pub(crate) const TOKENS_MAX: usize = 16;
+/// Magnitudes below this are zero: their reciprocal would overflow.
+const SMALLEST: f32 = 1.0 / (1u128 << 100) as f32;
+/// Numbers from which on a second thread is worth waking: some 20 us of work.
+const NUMBERS_ALONE: usize = 32_768;
+
+/// One block of one token, as kernels read it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C, align(16))]
+pub(crate) struct Record {
+    pub(crate) codes: [i8; BLOCK],
+    pub(crate) scale: f32,
+    /// `scale` times the sum of the codes.
+    pub(crate) scaled_sum: f32,
+    /// The sum of the codes, negated.
+    pub(crate) negative_sum: i32,
+    /// The sums of the first and the last 16 codes.
+    pub(crate) sums: [i16; 2],
+}
+
+const _: () = assert!(size_of::<Record>() == 48, "kernels count on this");
+
+const EMPTY: Record = Record {
+    codes: [0; BLOCK],
+    scale: 0.0,
+    scaled_sum: 0.0,
+    negative_sum: 0,
+    sums: [0; 2],
+};
+
+/// Tokens `[n_tokens, n_columns]`, rounded to 8 bits, in the order in which kernels read them.
+///
+/// Tokens are cut into groups of 16, 8, 4, 2 and 1, largest first. The records of a group lie together, by block and then by token.
+#[derive(Clone, Debug)]
+pub struct Activations {
+    n_tokens: usize,
+    n_columns: usize,
+    records: Vec<Record>,
+}
+
+impl Activations {
+    /// Rounds tokens `[n_tokens, n_columns]`, row-major; the number of tokens follows from the length.
+    ///
+    /// # Errors
+    /// If the numbers are not whole rows, or rows not whole blocks of 32.
+    pub fn quantize(x: &[f32], n_columns: usize, pool: &Pool) -> Result<Activations> {
+        let mut activations = Activations::new();
+        activations.requantize(x, n_columns, pool)?;
+        Ok(activations)
+    }
+
+    /// Makes an empty one, to be filled by [`Activations::requantize`].
+    pub fn new() -> Activations {
+        Activations {
+            n_tokens: 0,
+            n_columns: BLOCK,
+            records: Vec::new(),
+        }
+    }
+
+    /// Does what [`Activations::quantize`] does in memory that is there already.
+    ///
+    /// # Errors
+    /// If the numbers are not whole rows, or rows not whole blocks of 32.
+    pub fn requantize(&mut self, x: &[f32], n_columns: usize, pool: &Pool) -> Result<()> {
+        self.requantize_as(Isa::current(), x, n_columns, pool)
+    }
+
+    /// As [`Activations::requantize`], with other instructions than the current ones.
+    pub(crate) fn requantize_as(&mut self, isa: Isa, x: &[f32], n_columns: usize, pool: &Pool) -> Result<()> {
+        if n_columns == 0 || !n_columns.is_multiple_of(BLOCK) || !x.len().is_multiple_of(n_columns) {
+            return Err(KernelError::Length {
+                what: "a batch of inputs",
+                found: x.len(),
+                expected: x.len() / n_columns.max(1) * n_columns,
+            });
+        }
+        (self.n_tokens, self.n_columns) = (x.len() / n_columns, n_columns);
+        let n_blocks = n_columns / BLOCK;
+        self.records.clear();
+        self.records.resize(self.n_tokens * n_blocks, EMPTY);
+        let round = rounding(isa);
+        let (mut numbers, mut records) = (x, &mut self.records[..]);
+        let groups = sizes(self.n_tokens).map(|size| {
+            let group = numbers.split_off(..size * n_columns).unwrap_or_default();
+            let place = records.split_off_mut(..size * n_blocks).unwrap_or_default();
+            (group, place)
+        });
+        if x.len() < NUMBERS_ALONE {
+            for (numbers, records) in groups {
+                // SAFETY: `rounding` chose the function for an `Isa`, which proves the instructions.
+                unsafe { round(numbers, n_columns, records) };
+            }
+            return Ok(());
+        }
+        let groups: Vec<_> = groups.map(Mutex::new).collect();
+        pool.run(groups.len(), |index| {
+            // Each group is one task's alone; the lock only tells the compiler.
+            if let Ok(mut group) = groups[index].try_lock() {
+                let (numbers, records) = &mut *group;
+                // SAFETY: as above.
+                unsafe { round(numbers, n_columns, records) };
+            }
+        });
+        Ok(())
+    }
+
+    /// Returns the number of tokens.
+    pub fn n_tokens(&self) -> usize {
+        self.n_tokens
+    }
+
+    /// Returns the numbers of a token.
+    pub fn n_columns(&self) -> usize {
+        self.n_columns
+    }
+
+    /// Cuts the tokens into runs of whole groups whose records take some `bytes`.
+    pub(crate) fn panels(&self, bytes: usize) -> impl Iterator<Item = Range<usize>> {
+        let per_group = self.n_columns / BLOCK * size_of::<Record>() * TOKENS_MAX;
+        let step = (bytes / per_group).max(1) * TOKENS_MAX;
+        // Only the last panel has groups that are not the largest.
+        let n_tokens = self.n_tokens;
+        (0..n_tokens)
+            .step_by(step)
+            .map(move |first| first..(first + step).min(n_tokens))
+    }
+
+    /// Returns the groups of a panel: the first token, and the records by block and then by token.
+    pub(crate) fn groups(&self, panel: Range<usize>) -> impl Iterator<Item = (usize, &[Record])> {
+        let n_blocks = self.n_columns / BLOCK;
+        let first = panel.start;
+        sizes(panel.len()).scan(first, move |first, size| {
+            let start = *first;
+            *first += size;
+            Some((start, &self.records[start * n_blocks..(start + size) * n_blocks]))
+        })
+    }
+}
+
+impl Default for Activations {
+    fn default() -> Activations {
+        Activations::new()
+    }
+}
+
+/// Returns the sizes of the groups of so many tokens.
+fn sizes(n_tokens: usize) -> impl Iterator<Item = usize> {
+    let mut left = n_tokens;
+    std::iter::from_fn(move || {
+        let size = if left >= TOKENS_MAX {
+            TOKENS_MAX
+        } else {
+            1 << left.checked_ilog2()?
+        };
+        left -= size;
+        Some(size)
+    })
+}
+
+/// Rounds the tokens of a group.
+type Round = unsafe fn(&[f32], usize, &mut [Record]);
+
+fn rounding(isa: Isa) -> Round {
+    match isa.level() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => round_avx2,
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 | Level::Avx512Vnni => round_avx512,
+        _ => round,
+    }
+}
+
+/// # Safety
+/// The processor has AVX2.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn round_avx2(numbers: &[f32], n_columns: usize, records: &mut [Record]) {
+    round(numbers, n_columns, records);
+}
+
+/// # Safety
+/// The processor has AVX-512 F, BW, DQ and VL.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn round_avx512(numbers: &[f32], n_columns: usize, records: &mut [Record]) {
+    round(numbers, n_columns, records);
+}
+
+#[inline(always)]
+fn round(numbers: &[f32], n_columns: usize, records: &mut [Record]) {
+    let n_tokens = numbers.len() / n_columns;
+    for (token, numbers) in numbers.chunks_exact(n_columns).enumerate() {
+        let (blocks, _) = numbers.as_chunks::<BLOCK>();
+        for (records, block) in records.chunks_exact_mut(n_tokens).zip(blocks) {
+            records[token] = record(block);
+        }
+    }
+}
+
+#[inline(always)]
+fn record(block: &[f32; BLOCK]) -> Record {
+    /// Added to a number below 2^22 it leaves the nearest integer in the low bits; the processor rounds halves to even.
+    const ROUNDER: f32 = 12_582_912.0;
+    // Magnitudes order like their bits, and NaN lies above infinity.
+    let largest = block.iter().fold(0, |max, x| max.max(x.to_bits() & 0x7fff_ffff));
+    let largest = f32::from_bits(largest);
+    if !largest.is_finite() {
+        return Record {
+            scale: f32::NAN,
+            scaled_sum: f32::NAN,
+            ..EMPTY
+        };
+    }
+    if largest < SMALLEST {
+        return EMPTY;
+    }
+    let (scale, inverse) = (largest / 127.0, 127.0 / largest);
+    let mut codes = [0; BLOCK];
+    for (code, x) in codes.iter_mut().zip(block) {
+        *code = (x * inverse + ROUNDER).to_bits() as i8;
+    }
+    let sum = |codes: &[i8]| codes.iter().map(|code| i32::from(*code)).sum::<i32>();
+    let sums = [sum(&codes[..16]), sum(&codes[16..])];
+    Record {
+        codes,
+        scale,
+        scaled_sum: scale * (sums[0] + sums[1]) as f32,
+        negative_sum: -(sums[0] + sums[1]),
+        sums: sums.map(|sum| sum as i16),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_hold_every_token_once() {
+        let found: Vec<usize> = sizes(47).collect();
+        assert_eq!(found, [16, 16, 8, 4, 2, 1]);
+        assert_eq!(sizes(0).count(), 0);
+        assert_eq!(sizes(33).collect::<Vec<_>>(), [16, 16, 1]);
+    }
+
+    // The bound of the module's doc, over sizes from the smallest to the largest number.
+    #[test]
+    fn numbers_move_by_no_more_than_the_bound() {
+        for exponent in -126..127 {
+            let size = 2.0_f32.powi(exponent);
+            let block: [f32; BLOCK] =
+                std::array::from_fn(|i| size * (1.9 - i as f32 * 0.13) * if i % 3 == 0 { -0.9 } else { 1.0 });
+            let record = record(&block);
+            let largest = block.iter().fold(0.0_f32, |max, x| max.max(x.abs()));
+            let bound = f64::from(largest) * (1.0 / 254.0 + 2.0_f64.powi(-21));
+            for (x, code) in block.iter().zip(record.codes) {
+                let moved = f64::from(*x) - f64::from(record.scale) * f64::from(code);
+                assert!(moved.abs() <= bound || largest < SMALLEST, "{x} {code} {moved}");
+            }
+            let sum: i32 = record.codes.iter().map(|code| i32::from(*code)).sum();
+            assert_eq!(record.negative_sum, -sum);
+            assert_eq!(i32::from(record.sums[0]) + i32::from(record.sums[1]), sum);
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_gives_a_scale_of_nan() {
+        for bad in [f32::NAN, -f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut block = [1.0; BLOCK];
+            block[17] = bad;
+            let record = record(&block);
+            assert!(record.scale.is_nan() && record.scaled_sum.is_nan());
+        }
+    }
+}

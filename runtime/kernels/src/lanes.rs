@@ -1,0 +1,524 @@
+//! One kernel for all processors: a tile of 16 rows times a group of tokens, written over [`Lanes`], the registers of an instruction set.
+//!
+//! ```text
+//! for each superblock: load scales
+//!   for each block of 32 columns, for each part of the 16 rows that fills a register:
+//!     unpack 8 registers of codes (4 columns x rows each)         once for the whole group of tokens
+//!     for each token: 8 dot products of 4 with the token's codes, broadcast -> integer sums -> scaled, added to the token's sums
+//! ```
+//! Every lane of every processor does what [`crate::scalar`] says, in its order, so the bits are equal.
+//!
+//! Cost of a block of 16 x 32 weights and one token: 8 dot products (512 bits; twice as many halves with AVX2, of two or three instructions each) and 3 to 4
+//! operations in f32.
+#![expect(
+    unsafe_code,
+    reason = "vector loads, and calls of functions whose instructions were detected"
+)]
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "aarch64")]
+mod dotprod;
+#[cfg(all(test, any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod emulated;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
+
+use witness_formats::gguf::GgmlType;
+
+use crate::activations::Record;
+use crate::format::{self, BLOCK, Codes, Format, Scales, TILE_ROWS, VECTOR};
+use crate::isa::{Isa, Level};
+use crate::scalar;
+
+/// Bytes ahead of the codes in use that a product with one token asks for: further than the processor looks by itself across pages.
+const AHEAD: usize = 2_048;
+
+/// Multiplies a tile of rows of so many blocks with a group of tokens.
+type Run = unsafe fn(&[u8], usize, &[Record], &mut [[f32; TILE_ROWS]]);
+
+/// A kernel that this processor can run.
+#[derive(Clone, Copy)]
+pub(crate) enum Kernel {
+    Scalar(Format),
+    Vector(Format, Run),
+}
+
+impl Kernel {
+    /// Chooses the kernel of a type for a set of instructions.
+    pub(crate) fn new(kind: GgmlType, format: Format, isa: Isa) -> Kernel {
+        let run = match isa.level() {
+            Level::Scalar => None,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 | Level::Avx512 => avx2::kernel(kind),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Vnni => vnni::kernel(kind),
+            #[cfg(target_arch = "aarch64")]
+            Level::DotProd => dotprod::kernel(kind),
+            #[cfg(not(target_arch = "x86_64"))]
+            Level::Avx2 | Level::Avx512 | Level::Avx512Vnni => None,
+            #[cfg(not(target_arch = "aarch64"))]
+            Level::DotProd => None,
+        };
+        run.map_or(Kernel::Scalar(format), |run| Kernel::Vector(format, run))
+    }
+
+    /// Returns the kernel whose registers are arrays.
+    #[cfg(all(test, any(target_arch = "x86_64", target_arch = "aarch64")))]
+    pub(crate) fn emulated(kind: GgmlType, format: Format) -> Option<Kernel> {
+        emulated::kernel(kind).map(|run| Kernel::Vector(format, run))
+    }
+
+    /// Computes `sums[token][row]`; `x` holds the records of a group by block and token.
+    ///
+    /// # Panics
+    /// If the lengths do not fit together.
+    #[inline]
+    pub(crate) fn run(self, tile: &[u8], n_blocks: usize, x: &[Record], sums: &mut [[f32; TILE_ROWS]]) {
+        let (Kernel::Scalar(format) | Kernel::Vector(format, _)) = self;
+        assert!(n_blocks.is_multiple_of(format.blocks), "whole superblocks");
+        assert_eq!(tile.len(), format.tile_bytes(n_blocks), "a tile's bytes");
+        assert_eq!(x.len(), n_blocks * sums.len(), "a record for each block and token");
+        match self {
+            Kernel::Scalar(format) => scalar::tile(format, tile, n_blocks, x, sums),
+            // SAFETY: `new` chose the function for an `Isa`, which proves the instructions; the lengths were just checked.
+            Kernel::Vector(_, run) => unsafe { run(tile, n_blocks, x, sums) },
+        }
+    }
+}
+
+/// A type as a parameter of the kernel.
+trait Type {
+    const FORMAT: Format;
+}
+
+macro_rules! types {
+    ($($name:ident)*) => {
+        #[expect(non_camel_case_types, reason = "the names are ggml's own")]
+        mod types {
+            use super::{Format, Type, format};
+            $(
+                pub(super) struct $name;
+                impl Type for $name {
+                    const FORMAT: Format = format::$name;
+                }
+            )*
+        }
+
+        /// Makes the kernels of an instruction set: `kernel(kind)` over `Lanes` of `$lanes`, compiled for `$features`.
+        macro_rules! kernels {
+            ($lanes:ty, $features:literal) => {
+                /// Returns the kernel of a type.
+                pub(super) fn kernel(kind: GgmlType) -> Option<Run> {
+                    Some(match kind {
+                        $(GgmlType::$name => run::<types::$name>,)*
+                        _ => return None,
+                    })
+                }
+
+                /// # Safety
+                /// The processor has the instructions; the lengths fit together ([`Kernel::run`](super::Kernel::run)).
+                unsafe fn run<K: Type>(tile: &[u8], n_blocks: usize, x: &[Record], sums: &mut [[f32; TILE_ROWS]]) {
+                    let (tile, x) = (tile.as_ptr(), x.as_ptr());
+                    // SAFETY: what the caller promises is what the kernel asks for; each branch has as many tokens as it says.
+                    unsafe {
+                        match sums.len() {
+                            1 => with::<K, 1>(tile, n_blocks, x, sums),
+                            2 => with::<K, 2>(tile, n_blocks, x, sums),
+                            4 => with::<K, 4>(tile, n_blocks, x, sums),
+                            8 => with::<K, 8>(tile, n_blocks, x, sums),
+                            16 => with::<K, 16>(tile, n_blocks, x, sums),
+                            other => unreachable!("{other} tokens are no group"),
+                        }
+                    }
+                }
+
+                /// # Safety
+                /// As for [`multiply`].
+                #[target_feature(enable = $features)]
+                unsafe fn with<K: Type, const T: usize>(
+                    tile: *const u8,
+                    n_blocks: usize,
+                    x: *const Record,
+                    sums: &mut [[f32; TILE_ROWS]],
+                ) {
+                    // SAFETY: what the caller promises, and the instructions are enabled here.
+                    unsafe { multiply::<$lanes, K, T>(tile, n_blocks, x, sums) }
+                }
+            };
+        }
+    };
+}
+types!(Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS);
+use kernels;
+
+/// Registers of an instruction set, and what the kernel does with them. A lane belongs to a row; it is 4 bytes, an i32 or an f32.
+///
+/// # Safety
+/// All functions need a processor that has the instructions; those that take a pointer need as many bytes behind it as they say, at any address.
+trait Lanes {
+    /// Rows in a register; divides 16.
+    const ROWS: usize;
+    /// Registers that 16 rows take.
+    const PARTS: usize = TILE_ROWS / Self::ROWS;
+    type Bytes: Copy;
+    type Ints: Copy;
+    type Floats: Copy;
+
+    /// Asks for the cache line at an address, which may be any.
+    unsafe fn prefetch(at: *const u8);
+    /// Loads 4 bytes a row.
+    unsafe fn bytes(at: *const u8) -> Self::Bytes;
+    /// Returns `bytes >> N` with the bits of `mask` kept of each byte; `N` below 8.
+    unsafe fn field<const N: u32>(bytes: Self::Bytes, mask: u8) -> Self::Bytes;
+    /// Returns the bits of `mask`, shifted left by `N`, which must stay within the byte.
+    unsafe fn raised<const N: u32>(bytes: Self::Bytes, mask: u8) -> Self::Bytes;
+    unsafe fn or(a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// Replaces bytes below 16 by entries of a table.
+    unsafe fn lookup(table: &[i8; 16], bytes: Self::Bytes) -> Self::Bytes;
+    /// Makes signed codes what [`Lanes::dot_signed`] takes.
+    unsafe fn signed(bytes: Self::Bytes) -> Self::Bytes;
+
+    /// Loads an f16 a row.
+    unsafe fn halves(at: *const u8) -> Self::Floats;
+    /// Loads an unsigned byte a row.
+    unsafe fn small(at: *const u8) -> Self::Ints;
+    /// Loads a signed byte a row.
+    unsafe fn small_signed(at: *const u8) -> Self::Ints;
+    /// Returns `(ints >> n) & mask` of numbers that are not negative.
+    unsafe fn bits(ints: Self::Ints, n: u32, mask: i32) -> Self::Ints;
+    unsafe fn shifted<const N: u32>(ints: Self::Ints) -> Self::Ints;
+    unsafe fn or_ints(a: Self::Ints, b: Self::Ints) -> Self::Ints;
+    unsafe fn add(a: Self::Ints, b: Self::Ints) -> Self::Ints;
+    unsafe fn subtract(a: Self::Ints, b: Self::Ints) -> Self::Ints;
+    unsafe fn int(value: i32) -> Self::Ints;
+    /// Returns two 16-bit numbers a lane: the first below.
+    unsafe fn pair(low: Self::Ints, high: Self::Ints) -> Self::Ints;
+    /// Returns the sum of the two products of 16-bit numbers of each lane.
+    unsafe fn pair_dot(a: Self::Ints, b: Self::Ints) -> Self::Ints;
+
+    unsafe fn to_floats(ints: Self::Ints) -> Self::Floats;
+    unsafe fn float(value: f32) -> Self::Floats;
+    unsafe fn multiply(a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// Returns `a b + c`, rounded once.
+    unsafe fn fma(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+    /// Returns `-a b + c`, rounded once.
+    unsafe fn fnma(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+    /// Writes a number a row.
+    unsafe fn store(floats: Self::Floats, at: *mut f32);
+
+    /// Returns `start` and 32 products of unsigned codes of at most `BITS` bits, 5 at most, with the 32 bytes at `x`.
+    unsafe fn dot<const BITS: u32>(w: &[Self::Bytes; 8], x: *const i8, start: Self::Ints) -> Self::Ints;
+    /// Returns 32 products of codes that [`Lanes::signed`] made; `negative_sum` is the negated sum of the bytes at `x`.
+    unsafe fn dot_signed(w: &[Self::Bytes; 8], x: *const i8, negative_sum: i32) -> Self::Ints;
+    /// Returns scales in the form that [`Lanes::dot_scaled`] takes.
+    unsafe fn factor(scales: Self::Ints) -> Self::Ints;
+    /// Returns a scale times 16 products of unsigned codes of at most `BITS` bits, 6 at most: registers `4 * HALF` on, and the 16 bytes at `x`.
+    unsafe fn dot_scaled<const BITS: u32, const HALF: usize>(
+        w: &[Self::Bytes; 8],
+        x: *const i8,
+        factor: Self::Ints,
+    ) -> Self::Ints;
+}
+
+/// Multiplies a tile with `T` tokens.
+///
+/// # Safety
+/// The processor has the instructions of `S`; `tile` has the bytes of a tile of `n_blocks` blocks, whole superblocks; `x` has `n_blocks * T` records, by block and
+/// then by token; `sums` has `T` entries.
+#[inline(always)]
+unsafe fn multiply<S: Lanes, K: Type, const T: usize>(
+    tile: *const u8,
+    n_blocks: usize,
+    x: *const Record,
+    sums: &mut [[f32; TILE_ROWS]],
+) {
+    // SAFETY: as promised by the caller; the parts together are the 16 rows.
+    unsafe {
+        if T <= 2 {
+            // Limited by memory, so each vector is loaded whole before the next.
+            pass::<S, K, T>(tile, n_blocks, x, sums, 0, S::PARTS);
+        } else {
+            // Limited by registers, so each part takes its own way through the tile, which lies in a cache by then.
+            for part in 0..S::PARTS {
+                pass::<S, K, T>(tile, n_blocks, x, sums, part, 1);
+            }
+        }
+    }
+}
+
+/// Multiplies `count` parts of a tile, from part `first` on, with `T` tokens.
+///
+/// # Safety
+/// As for [`multiply`]; there are as many parts.
+#[inline(always)]
+unsafe fn pass<S: Lanes, K: Type, const T: usize>(
+    tile: *const u8,
+    n_blocks: usize,
+    x: *const Record,
+    sums: &mut [[f32; TILE_ROWS]],
+    first: usize,
+    count: usize,
+) {
+    let format = const { K::FORMAT };
+    // SAFETY: the pointers walk through the tile and the records once, whose sizes the caller promises; `sums` is indexed with checks.
+    unsafe {
+        let mut head = tile.add(first * S::ROWS);
+        let mut codes = tile.add(format.heads_bytes(n_blocks) + 4 * first * S::ROWS);
+        let mut x = x;
+        let zero = S::float(0.0);
+        let mut y = [[zero; T]; 4];
+        for _ in 0..n_blocks / format.blocks {
+            let (mut d, mut m) = ([zero; 4], [zero; 4]);
+            for part in 0..count {
+                d[part] = S::halves(head.add((first + 2 * part) * S::ROWS));
+                if has_minimum(format.scales) {
+                    m[part] = S::halves(head.add(2 * TILE_ROWS + (first + 2 * part) * S::ROWS));
+                }
+            }
+            for j in 0..format.blocks {
+                if T <= 2 {
+                    for vector in 0..format.code_vectors() {
+                        S::prefetch(codes.wrapping_add(AHEAD + vector * VECTOR));
+                    }
+                }
+                for part in 0..count {
+                    let w = unpack::<S, K>(codes.add(4 * part * S::ROWS));
+                    let fields = head.add(part * S::ROWS);
+                    let (d, m) = (d[part], m[part]);
+                    if by_sixteen(format.scales) {
+                        add_sixteens::<S, K, T>(&w, fields, j, d, m, x, &mut y[part]);
+                    } else {
+                        add_block::<S, K, T>(&w, fields, j, d, m, x, &mut y[part]);
+                    }
+                }
+                codes = codes.add(format.code_bytes());
+                x = x.add(T);
+            }
+            head = head.add(format.head_bytes());
+        }
+        for part in 0..count {
+            for t in 0..T {
+                let rows = &mut sums[t][(first + part) * S::ROWS..][..S::ROWS];
+                S::store(y[part][t], rows.as_mut_ptr());
+            }
+        }
+    }
+}
+
+const fn has_minimum(scales: Scales) -> bool {
+    matches!(scales, Scales::HalfMinimum | Scales::Six | Scales::Nibble16)
+}
+
+const fn by_sixteen(scales: Scales) -> bool {
+    matches!(scales, Scales::Byte16 | Scales::SignedSix16 | Scales::Nibble16)
+}
+
+/// Unpacks a block's codes for the rows of a register: 8 groups of 4 columns.
+///
+/// # Safety
+/// The processor has the instructions; the block's vectors lie at `codes`, moved on to the rows of this part.
+#[inline(always)]
+unsafe fn unpack<S: Lanes, K: Type>(codes: *const u8) -> [S::Bytes; 8] {
+    // SAFETY: each load is one of the block's vectors, at the same place in each.
+    unsafe {
+        let mut w = [S::bytes(codes); 8];
+        match const { K::FORMAT }.codes {
+            Codes::Bytes => {
+                for k in 0..8 {
+                    w[k] = S::signed(S::bytes(codes.add(k * VECTOR)));
+                }
+            }
+            Codes::Nibbles | Codes::Values | Codes::Fives | Codes::Sixes => {
+                for j in 0..4 {
+                    let both = S::bytes(codes.add(j * VECTOR));
+                    w[j] = S::field::<0>(both, 15);
+                    w[j + 4] = S::field::<4>(both, 15);
+                }
+            }
+            Codes::Pairs | Codes::Threes => {
+                for i in 0..2 {
+                    let four = S::bytes(codes.add(i * VECTOR));
+                    w[4 * i] = S::field::<0>(four, 3);
+                    w[4 * i + 1] = S::field::<2>(four, 3);
+                    w[4 * i + 2] = S::field::<4>(four, 3);
+                    w[4 * i + 3] = S::field::<6>(four, 3);
+                }
+            }
+        }
+        match const { K::FORMAT }.codes {
+            Codes::Values => {
+                for w in &mut w {
+                    *w = S::signed(S::lookup(&format::VALUES, *w));
+                }
+            }
+            Codes::Fives => {
+                let high = S::bytes(codes.add(4 * VECTOR));
+                w[0] = S::or(w[0], S::raised::<4>(high, 1));
+                w[1] = S::or(w[1], S::raised::<3>(high, 1 << 1));
+                w[2] = S::or(w[2], S::raised::<2>(high, 1 << 2));
+                w[3] = S::or(w[3], S::raised::<1>(high, 1 << 3));
+                w[4] = S::or(w[4], S::field::<0>(high, 16));
+                w[5] = S::or(w[5], S::field::<1>(high, 16));
+                w[6] = S::or(w[6], S::field::<2>(high, 16));
+                w[7] = S::or(w[7], S::field::<3>(high, 16));
+            }
+            Codes::Sixes => {
+                for i in 0..2 {
+                    let high = S::bytes(codes.add((4 + i) * VECTOR));
+                    w[4 * i] = S::or(w[4 * i], S::raised::<4>(high, 3));
+                    w[4 * i + 1] = S::or(w[4 * i + 1], S::raised::<2>(high, 3 << 2));
+                    w[4 * i + 2] = S::or(w[4 * i + 2], S::field::<0>(high, 3 << 4));
+                    w[4 * i + 3] = S::or(w[4 * i + 3], S::field::<2>(high, 3 << 4));
+                }
+            }
+            Codes::Threes => {
+                let high = S::bytes(codes.add(2 * VECTOR));
+                w[0] = S::or(w[0], S::raised::<2>(high, 1));
+                w[1] = S::or(w[1], S::raised::<1>(high, 1 << 1));
+                w[2] = S::or(w[2], S::field::<0>(high, 4));
+                w[3] = S::or(w[3], S::field::<1>(high, 4));
+                w[4] = S::or(w[4], S::field::<2>(high, 4));
+                w[5] = S::or(w[5], S::field::<3>(high, 4));
+                w[6] = S::or(w[6], S::field::<4>(high, 4));
+                w[7] = S::or(w[7], S::field::<5>(high, 4));
+            }
+            Codes::Bytes | Codes::Nibbles | Codes::Pairs => {}
+        }
+        w
+    }
+}
+
+/// Adds the products of a block that has one scale.
+///
+/// # Safety
+/// As for [`multiply`]; `fields` is a head, moved on to the bytes of this part's rows.
+#[inline(always)]
+unsafe fn add_block<S: Lanes, K: Type, const T: usize>(
+    w: &[S::Bytes; 8],
+    fields: *const u8,
+    j: usize,
+    d: S::Floats,
+    m: S::Floats,
+    x: *const Record,
+    y: &mut [S::Floats; T],
+) {
+    let format = const { K::FORMAT };
+    let bits = |n: usize| 4 * (n as u32);
+    // SAFETY: fields are read within the head, records within the group.
+    unsafe {
+        let field = fields.add(2 * TILE_ROWS);
+        let mut minimum = m;
+        let scale = match format.scales {
+            Scales::Six => {
+                let field = field.add(2 * TILE_ROWS);
+                let low = S::small(field.add(j * TILE_ROWS));
+                let high = S::bits(S::small(field.add((8 + j % 4) * TILE_ROWS)), bits(j / 4), 15);
+                let counts = S::or_ints(S::bits(low, 6, 3), S::shifted::<2>(high));
+                minimum = S::multiply(m, S::to_floats(counts));
+                S::multiply(d, S::to_floats(S::bits(low, 0, 63)))
+            }
+            Scales::SignedSix => {
+                let low = S::bits(S::small(field.add(j / 2 * TILE_ROWS)), bits(j % 2), 15);
+                let high = S::bits(S::small(field.add((4 + j / 4) * TILE_ROWS)), 2 * (j as u32 % 4), 3);
+                let scale = S::or_ints(low, S::shifted::<4>(high));
+                S::multiply(d, S::to_floats(S::subtract(scale, S::int(32))))
+            }
+            _ => d,
+        };
+        for t in 0..T {
+            let x = x.add(t);
+            let codes = (&raw const (*x).codes).cast::<i8>();
+            let dot = match format.codes {
+                Codes::Bytes | Codes::Values => S::dot_signed(w, codes, (*x).negative_sum),
+                Codes::Fives if format.offset == 16 => {
+                    S::dot::<5>(w, codes, S::shifted::<4>(S::int((*x).negative_sum)))
+                }
+                Codes::Fives => S::dot::<5>(w, codes, S::int(0)),
+                _ if format.offset == 8 => S::dot::<4>(w, codes, S::shifted::<3>(S::int((*x).negative_sum))),
+                _ => S::dot::<4>(w, codes, S::int(0)),
+            };
+            y[t] = S::fma(S::multiply(scale, S::float((*x).scale)), S::to_floats(dot), y[t]);
+            match format.scales {
+                Scales::HalfMinimum => y[t] = S::fma(minimum, S::float((*x).scaled_sum), y[t]),
+                Scales::Six => y[t] = S::fnma(minimum, S::float((*x).scaled_sum), y[t]),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Adds the products of a block that has a scale for each 16 columns.
+///
+/// # Safety
+/// As for [`add_block`].
+#[inline(always)]
+unsafe fn add_sixteens<S: Lanes, K: Type, const T: usize>(
+    w: &[S::Bytes; 8],
+    fields: *const u8,
+    j: usize,
+    d: S::Floats,
+    m: S::Floats,
+    x: *const Record,
+    y: &mut [S::Floats; T],
+) {
+    let format = const { K::FORMAT };
+    // SAFETY: fields are read within the head, records within the group.
+    unsafe {
+        let field = fields.add(2 * TILE_ROWS);
+        let mut counts = S::int(0);
+        let scales = match format.scales {
+            Scales::SignedSix16 => {
+                let low = S::small(field.add(j * TILE_ROWS));
+                let high = S::bits(S::small(field.add((8 + j / 2) * TILE_ROWS)), 4 * (j as u32 % 2), 15);
+                let first = S::or_ints(S::bits(low, 0, 15), S::shifted::<4>(S::bits(high, 0, 3)));
+                let second = S::or_ints(S::bits(low, 4, 15), S::shifted::<4>(S::bits(high, 2, 3)));
+                [S::subtract(first, S::int(32)), S::subtract(second, S::int(32))]
+            }
+            Scales::Nibble16 => {
+                let field = field.add(2 * TILE_ROWS);
+                let first = S::small(field.add(2 * j * TILE_ROWS));
+                let second = S::small(field.add((2 * j + 1) * TILE_ROWS));
+                counts = S::pair(S::bits(first, 4, 15), S::bits(second, 4, 15));
+                [S::bits(first, 0, 15), S::bits(second, 0, 15)]
+            }
+            _ => [
+                S::small_signed(field.add(2 * j * TILE_ROWS)),
+                S::small_signed(field.add((2 * j + 1) * TILE_ROWS)),
+            ],
+        };
+        let pair = S::pair(scales[0], scales[1]);
+        let factors = [S::factor(scales[0]), S::factor(scales[1])];
+        for t in 0..T {
+            let x = x.add(t);
+            let codes = (&raw const (*x).codes).cast::<i8>();
+            let last = codes.add(BLOCK / 2);
+            let sums = S::int((&raw const (*x).sums).cast::<i32>().read());
+            let dot = match format.codes {
+                Codes::Sixes => {
+                    let dot = S::add(
+                        S::dot_scaled::<6, 0>(w, codes, factors[0]),
+                        S::dot_scaled::<6, 1>(w, last, factors[1]),
+                    );
+                    S::subtract(dot, S::shifted::<5>(S::pair_dot(pair, sums)))
+                }
+                Codes::Threes => {
+                    let dot = S::add(
+                        S::dot_scaled::<3, 0>(w, codes, factors[0]),
+                        S::dot_scaled::<3, 1>(w, last, factors[1]),
+                    );
+                    S::subtract(dot, S::shifted::<2>(S::pair_dot(pair, sums)))
+                }
+                _ => S::add(
+                    S::dot_scaled::<2, 0>(w, codes, factors[0]),
+                    S::dot_scaled::<2, 1>(w, last, factors[1]),
+                ),
+            };
+            let scale = S::float((*x).scale);
+            y[t] = S::fma(S::multiply(d, scale), S::to_floats(dot), y[t]);
+            if let Scales::Nibble16 = format.scales {
+                y[t] = S::fnma(S::multiply(m, scale), S::to_floats(S::pair_dot(counts, sums)), y[t]);
+            }
+        }
+    }
+}

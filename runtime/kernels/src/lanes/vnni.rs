@@ -1,0 +1,223 @@
+//! AVX-512 with VNNI: 16 rows a register, and one instruction for four products of bytes and their sum. Its first factor is unsigned, so signed codes are moved
+//! by 128, and 128 times the sum of the other factor is taken off.
+
+use std::arch::x86_64::*;
+
+use witness_formats::gguf::GgmlType;
+
+use super::{Lanes, Run, Type, kernels, multiply, types};
+use crate::activations::Record;
+use crate::format::TILE_ROWS;
+
+struct Vnni;
+
+kernels!(Vnni, "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni");
+
+/// Returns 4 bytes in every lane.
+///
+/// # Safety
+/// Four bytes lie at `x + 4 k`.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn four(x: *const i8, k: usize) -> __m512i {
+    // SAFETY: the caller promises the bytes.
+    _mm512_set1_epi32(unsafe { x.cast::<i32>().add(k).read_unaligned() })
+}
+
+impl Lanes for Vnni {
+    const ROWS: usize = 16;
+    type Bytes = __m512i;
+    type Ints = __m512i;
+    type Floats = __m512;
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn prefetch(at: *const u8) {
+        _mm_prefetch::<_MM_HINT_T0>(at.cast());
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn bytes(at: *const u8) -> __m512i {
+        // SAFETY: the caller promises 64 bytes.
+        unsafe { _mm512_loadu_si512(at.cast()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn field<const N: u32>(bytes: __m512i, mask: u8) -> __m512i {
+        _mm512_and_si512(_mm512_srli_epi16::<N>(bytes), _mm512_set1_epi8(mask as i8))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn raised<const N: u32>(bytes: __m512i, mask: u8) -> __m512i {
+        _mm512_slli_epi16::<N>(_mm512_and_si512(bytes, _mm512_set1_epi8(mask as i8)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn or(a: __m512i, b: __m512i) -> __m512i {
+        _mm512_or_si512(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn lookup(table: &[i8; 16], bytes: __m512i) -> __m512i {
+        // SAFETY: the table has 16 bytes.
+        let table = unsafe { _mm_loadu_si128(table.as_ptr().cast()) };
+        _mm512_shuffle_epi8(_mm512_broadcast_i32x4(table), bytes)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn signed(bytes: __m512i) -> __m512i {
+        _mm512_xor_si512(bytes, _mm512_set1_epi8(-128))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn halves(at: *const u8) -> __m512 {
+        // SAFETY: the caller promises 32 bytes.
+        _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(at.cast()) })
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn small(at: *const u8) -> __m512i {
+        // SAFETY: the caller promises 16 bytes.
+        _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128(at.cast()) })
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn small_signed(at: *const u8) -> __m512i {
+        // SAFETY: the caller promises 16 bytes.
+        _mm512_cvtepi8_epi32(unsafe { _mm_loadu_si128(at.cast()) })
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn bits(ints: __m512i, n: u32, mask: i32) -> __m512i {
+        let shifted = _mm512_srl_epi32(ints, _mm_cvtsi32_si128(n as i32));
+        _mm512_and_si512(shifted, _mm512_set1_epi32(mask))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn shifted<const N: u32>(ints: __m512i) -> __m512i {
+        _mm512_slli_epi32::<N>(ints)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn or_ints(a: __m512i, b: __m512i) -> __m512i {
+        _mm512_or_si512(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn add(a: __m512i, b: __m512i) -> __m512i {
+        _mm512_add_epi32(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn subtract(a: __m512i, b: __m512i) -> __m512i {
+        _mm512_sub_epi32(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn int(value: i32) -> __m512i {
+        _mm512_set1_epi32(value)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn pair(low: __m512i, high: __m512i) -> __m512i {
+        _mm512_mask_blend_epi16(0xaaaa_aaaa, low, _mm512_slli_epi32::<16>(high))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw")]
+    unsafe fn pair_dot(a: __m512i, b: __m512i) -> __m512i {
+        _mm512_madd_epi16(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn to_floats(ints: __m512i) -> __m512 {
+        _mm512_cvtepi32_ps(ints)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn float(value: f32) -> __m512 {
+        _mm512_set1_ps(value)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn multiply(a: __m512, b: __m512) -> __m512 {
+        _mm512_mul_ps(a, b)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn fma(a: __m512, b: __m512, c: __m512) -> __m512 {
+        _mm512_fmadd_ps(a, b, c)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn fnma(a: __m512, b: __m512, c: __m512) -> __m512 {
+        _mm512_fnmadd_ps(a, b, c)
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn store(floats: __m512, at: *mut f32) {
+        // SAFETY: the caller promises room for 16 numbers.
+        unsafe { _mm512_storeu_ps(at, floats) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    unsafe fn dot<const BITS: u32>(w: &[__m512i; 8], x: *const i8, start: __m512i) -> __m512i {
+        let mut sums = start;
+        for k in 0..8 {
+            // SAFETY: the caller promises 32 bytes.
+            sums = _mm512_dpbusd_epi32(sums, w[k], unsafe { four(x, k) });
+        }
+        sums
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    unsafe fn dot_signed(w: &[__m512i; 8], x: *const i8, negative_sum: i32) -> __m512i {
+        // SAFETY: the caller promises 32 bytes.
+        unsafe { Vnni::dot::<8>(w, x, _mm512_slli_epi32::<7>(_mm512_set1_epi32(negative_sum))) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn factor(scales: __m512i) -> __m512i {
+        scales
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    unsafe fn dot_scaled<const BITS: u32, const HALF: usize>(
+        w: &[__m512i; 8],
+        x: *const i8,
+        factor: __m512i,
+    ) -> __m512i {
+        let mut sums = _mm512_setzero_si512();
+        for k in 0..4 {
+            // SAFETY: the caller promises 16 bytes.
+            sums = _mm512_dpbusd_epi32(sums, w[4 * HALF + k], unsafe { four(x, k) });
+        }
+        _mm512_mullo_epi32(sums, factor)
+    }
+}

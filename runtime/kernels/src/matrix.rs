@@ -1,0 +1,292 @@
+//! Packed weights and their product with tokens.
+#![expect(unsafe_code, reason = "threads write disjoint rows of one output")]
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use witness_formats::gguf::GgmlType;
+
+use crate::activations::{Activations, TOKENS_MAX};
+use crate::error::{KernelError, Result};
+use crate::format::{ALIGNMENT, BLOCK, Format, LAYOUT_VERSION, TILE_ROWS};
+use crate::isa::Isa;
+use crate::lanes::Kernel;
+use crate::memory::{Buffer, Bytes};
+use crate::pack::pack_tile;
+use crate::pool::Pool;
+use crate::scalar::Block;
+
+/// Tasks that each thread gets on average, so that one which a neighbour delays leaves the rest to the others.
+const TASKS_PER_THREAD: usize = 8;
+/// Bytes of weights that a task goes through again for each panel of tokens: with the tokens they stay in a second-level cache.
+const CHUNK_BYTES: usize = 128 << 10;
+/// Bytes of tokens in a panel.
+const PANEL_BYTES: usize = 192 << 10;
+
+/// Weights `[n_rows, n_columns]` of a quantized type, packed for products. Cloning shares the bytes.
+#[derive(Clone, Debug)]
+pub struct PackedMatrix {
+    kind: GgmlType,
+    format: Format,
+    n_rows: usize,
+    n_columns: usize,
+    bytes: Bytes,
+}
+
+/// Where the outputs of a product are, `[n_tokens, n_rows]`: each task writes the rows of its tiles, for every token.
+#[derive(Clone, Copy)]
+struct Output {
+    start: *mut f32,
+    n_tokens: usize,
+    n_rows: usize,
+}
+
+// SAFETY: tasks write disjoint rows, and the slice that it was made from stays borrowed until all have ended.
+unsafe impl Send for Output {}
+// SAFETY: as above.
+unsafe impl Sync for Output {}
+
+impl Output {
+    /// Writes what a tile gave for a token.
+    ///
+    /// # Safety
+    /// Nobody else writes these rows of this token meanwhile, and the outputs are still borrowed.
+    unsafe fn put(&self, token: usize, tile: usize, sums: &[f32; TILE_ROWS]) {
+        let first = tile * TILE_ROWS;
+        assert!(token < self.n_tokens && first < self.n_rows, "within the outputs");
+        let len = TILE_ROWS.min(self.n_rows - first);
+        // SAFETY: token and rows were just checked against the shape of the outputs; the caller answers for the rest.
+        let rows = unsafe { std::slice::from_raw_parts_mut(self.start.add(token * self.n_rows + first), len) };
+        rows.copy_from_slice(&sums[..len]);
+    }
+}
+
+impl PackedMatrix {
+    /// Packs the blocks of a file, `[n_rows, n_columns]`, row-major.
+    ///
+    /// # Errors
+    /// If the type has no kernel, rows are no whole blocks, or there are more or fewer bytes than the shape calls for.
+    pub fn pack(kind: GgmlType, n_rows: usize, n_columns: usize, blocks: &[u8], pool: &Pool) -> Result<PackedMatrix> {
+        let (format, len) = measure(kind, n_rows, n_columns)?;
+        let shape = KernelError::Shape {
+            kind,
+            n_rows,
+            n_columns,
+        };
+        let row_bytes = kind.row_bytes(n_columns).and_then(|bytes| usize::try_from(bytes).ok());
+        let row_bytes = row_bytes.ok_or(shape)?;
+        if blocks.len() != n_rows * row_bytes {
+            return Err(KernelError::Length {
+                what: "a matrix of blocks",
+                found: blocks.len(),
+                expected: n_rows * row_bytes,
+            });
+        }
+        let mut buffer = Buffer::zeroed(len)?;
+        if len > 0 {
+            let tiles = buffer
+                .as_mut_slice()
+                .chunks_exact_mut(format.tile_bytes(n_columns / BLOCK));
+            let rows = blocks.chunks(TILE_ROWS * row_bytes);
+            let tiles: Vec<_> = tiles.zip(rows).map(Mutex::new).collect();
+            pool.run(tiles.len(), |index| {
+                // Each tile is one task's alone; the lock only tells the compiler.
+                if let Ok(mut tile) = tiles[index].try_lock() {
+                    let (tile, rows) = &mut *tile;
+                    pack_tile(kind, format, rows, row_bytes, tile);
+                }
+            });
+        }
+        Ok(PackedMatrix {
+            kind,
+            format,
+            n_rows,
+            n_columns,
+            bytes: Bytes::Owned(Arc::new(buffer)),
+        })
+    }
+
+    /// Takes bytes that [`PackedMatrix::packed_bytes`] gave once, such as a part of a mapped file, without copying them.
+    ///
+    /// # Errors
+    /// If they were packed by another layout, are too few or too many, or do not begin at a multiple of 64.
+    pub fn from_packed(
+        kind: GgmlType,
+        n_rows: usize,
+        n_columns: usize,
+        version: u32,
+        owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+        range: Range<usize>,
+    ) -> Result<PackedMatrix> {
+        if version != LAYOUT_VERSION {
+            return Err(KernelError::Packed {
+                detail: "were laid out by another version of the program",
+            });
+        }
+        let (format, len) = measure(kind, n_rows, n_columns)?;
+        let all: &[u8] = (*owner).as_ref();
+        let found = all.get(range.clone()).ok_or(KernelError::Packed {
+            detail: "end beyond the bytes that hold them",
+        })?;
+        if found.len() != len {
+            return Err(KernelError::Length {
+                what: "a packed matrix",
+                found: found.len(),
+                expected: len,
+            });
+        }
+        if found.as_ptr().align_offset(ALIGNMENT) != 0 {
+            return Err(KernelError::Packed {
+                detail: "do not begin at a multiple of 64 bytes",
+            });
+        }
+        Ok(PackedMatrix {
+            kind,
+            format,
+            n_rows,
+            n_columns,
+            bytes: Bytes::Lent {
+                owner,
+                offset: range.start,
+                len,
+            },
+        })
+    }
+
+    /// Returns the bytes that a matrix takes when packed: those of the file, its rows rounded up to 16.
+    ///
+    /// # Errors
+    /// If the type has no kernel or rows are no whole blocks.
+    pub fn packed_len(kind: GgmlType, n_rows: usize, n_columns: usize) -> Result<usize> {
+        measure(kind, n_rows, n_columns).map(|(_, len)| len)
+    }
+
+    /// Returns the type of the file.
+    pub fn kind(&self) -> GgmlType {
+        self.kind
+    }
+
+    /// Returns the number of rows, which is the length of an output.
+    pub fn n_rows(&self) -> usize {
+        self.n_rows
+    }
+
+    /// Returns the length of a row, which is that of an input.
+    pub fn n_columns(&self) -> usize {
+        self.n_columns
+    }
+
+    /// Returns the packed bytes; what they mean is said by [`LAYOUT_VERSION`], the type and the shape.
+    pub fn packed_bytes(&self) -> &[u8] {
+        self.bytes.as_slice()
+    }
+
+    /// Writes row `index` as numbers, bit for bit as the blocks of the file decode.
+    ///
+    /// # Panics
+    /// If there is no such row, or `out` is not as long as a row.
+    pub fn row(&self, index: usize, out: &mut [f32]) {
+        assert!(index < self.n_rows, "row {index} of {}", self.n_rows);
+        assert_eq!(out.len(), self.n_columns, "a row's length");
+        let n_blocks = self.n_columns / BLOCK;
+        let tile = self.tile(index / TILE_ROWS);
+        for (block, out) in out.chunks_exact_mut(BLOCK).enumerate() {
+            Block::read(self.format, tile, n_blocks, block, index % TILE_ROWS).decode(out);
+        }
+    }
+
+    /// Computes `y[n_tokens, n_rows] = x[n_tokens, n_columns] W^T`, row-major f32.
+    ///
+    /// # Errors
+    /// If the inputs have another length than the rows, or `y` another than the outputs.
+    pub fn multiply(&self, x: &Activations, y: &mut [f32], pool: &Pool) -> Result<()> {
+        self.multiply_as(Isa::current(), x, y, pool)
+    }
+
+    /// As [`PackedMatrix::multiply`], with other instructions than the current ones.
+    pub(crate) fn multiply_as(&self, isa: Isa, x: &Activations, y: &mut [f32], pool: &Pool) -> Result<()> {
+        let n_tokens = x.n_tokens();
+        if x.n_columns() != self.n_columns {
+            return Err(KernelError::Length {
+                what: "an input",
+                found: x.n_columns(),
+                expected: self.n_columns,
+            });
+        }
+        if Some(y.len()) != n_tokens.checked_mul(self.n_rows) {
+            return Err(KernelError::Length {
+                what: "a batch of outputs",
+                found: y.len(),
+                expected: n_tokens.saturating_mul(self.n_rows),
+            });
+        }
+        if y.is_empty() {
+            return Ok(());
+        }
+        let kernel = Kernel::new(self.kind, self.format, isa);
+        let n_tiles = self.n_rows.div_ceil(TILE_ROWS);
+        let per_thread = n_tiles.div_ceil(pool.n_threads() * TASKS_PER_THREAD);
+        let tile_bytes = self.format.tile_bytes(self.n_columns / BLOCK);
+        let per_task = match n_tokens {
+            1 => per_thread,
+            _ => per_thread.min(CHUNK_BYTES / tile_bytes),
+        };
+        let per_task = per_task.max(1);
+        let output = Output {
+            start: y.as_mut_ptr(),
+            n_tokens,
+            n_rows: self.n_rows,
+        };
+        pool.run(n_tiles.div_ceil(per_task), |task| {
+            let tiles = task * per_task..((task + 1) * per_task).min(n_tiles);
+            self.multiply_tiles(tiles, x, kernel, output);
+        });
+        Ok(())
+    }
+
+    /// Multiplies some tiles with all tokens, a panel of tokens at a time.
+    fn multiply_tiles(&self, tiles: Range<usize>, x: &Activations, kernel: Kernel, output: Output) {
+        let n_blocks = self.n_columns / BLOCK;
+        let mut sums = [[0.0; TILE_ROWS]; TOKENS_MAX];
+        for panel in x.panels(PANEL_BYTES) {
+            for index in tiles.clone() {
+                let tile = self.tile(index);
+                for (first, records) in x.groups(panel.clone()) {
+                    let sums = &mut sums[..records.len() / n_blocks];
+                    kernel.run(tile, n_blocks, records, sums);
+                    for (token, sums) in sums.iter().enumerate() {
+                        // SAFETY: this task alone has these tiles, and `multiply` holds the outputs until all tasks have ended.
+                        unsafe { output.put(first + token, index, sums) };
+                    }
+                }
+            }
+        }
+    }
+
+    fn tile(&self, index: usize) -> &[u8] {
+        let tile_bytes = self.format.tile_bytes(self.n_columns / BLOCK);
+        &self.bytes.as_slice()[index * tile_bytes..][..tile_bytes]
+    }
+}
+
+/// Returns the layout of a matrix and the bytes that it takes.
+fn measure(kind: GgmlType, n_rows: usize, n_columns: usize) -> Result<(Format, usize)> {
+    let format = Format::of(kind).ok_or(KernelError::Type { kind })?;
+    let shape = KernelError::Shape {
+        kind,
+        n_rows,
+        n_columns,
+    };
+    // What a file of this size would take, so that no later product overflows.
+    let in_file = kind
+        .row_bytes(n_columns)
+        .and_then(|bytes| bytes.checked_mul(n_rows as u64));
+    let is_sane = in_file.is_some_and(|bytes| bytes < isize::MAX as u64 / 4);
+    if n_columns == 0 || !n_columns.is_multiple_of(BLOCK * format.blocks) || !is_sane {
+        return Err(shape);
+    }
+    let len = n_rows
+        .div_ceil(TILE_ROWS)
+        .checked_mul(format.tile_bytes(n_columns / BLOCK));
+    len.map(|len| (format, len)).ok_or(shape)
+}
