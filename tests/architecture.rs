@@ -50,7 +50,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("template", &["diagnostics"]),
     ("tokenizer", &["formats", "diagnostics"]),
     ("conversion", &["formats", "tokenizer", "diagnostics"]),
-    ("model", &["quantization", "formats", "diagnostics"]),
+    ("model", &["kernels", "quantization", "formats", "diagnostics"]),
     ("quantization", &["formats", "diagnostics"]),
     ("kernels", &["formats", "diagnostics"]),
     // A frozen base is trained on as it lies in its file, so its blocks are decoded there.
@@ -67,6 +67,7 @@ const PLUGIN: &[&str] = &[
     "plugin-sdk",
     "plugin-protocol",
     "model",
+    "kernels",
     "formats",
     "tokenizer",
     "conversion",

@@ -8,7 +8,7 @@ use witness_formats::hf::four_bit::FourBit;
 use witness_formats::hf::{DecoderConfig, GenerationConfig, HfConfig, RopeScaling};
 use witness_formats::safetensors::SafeTensors;
 use witness_model::source::storage_of;
-use witness_model::weight::repacked_bytes;
+use witness_model::weight::held_bytes;
 use witness_model::{Adapter, Config};
 use witness_plugin_protocol::{AdapterInfo, AdapterSpec, MemoryEstimate, ModelInfo};
 
@@ -53,7 +53,8 @@ pub(crate) fn common(bundle: &Bundle) -> Result<ModelInfo, Diagnostic> {
             info.name = gguf.metadata().opt_str("general.name")?.unwrap_or_default().to_owned();
             info.parameter_count = gguf.parameter_count();
             info.quantization = gguf.file_type();
-            info.memory.weights_bytes = gguf.tensors().iter().map(|tensor| held_bytes(gguf, tensor)).sum();
+            let held = |tensor: &TensorInfo| held_bytes(&storage_of(tensor.ggml_type), &tensor.shape, tensor.bytes);
+            info.memory.weights_bytes = gguf.tensors().iter().map(held).sum();
             info.metadata = gguf_metadata(gguf);
         }
         Bundle::Hf {
@@ -77,17 +78,6 @@ pub(crate) fn common(bundle: &Bundle) -> Result<ModelInfo, Diagnostic> {
         }
     }
     Ok(info)
-}
-
-/// Returns what a tensor will take in memory. An embedding is looked up, not multiplied with, unless it is the head as well.
-fn held_bytes(gguf: &Gguf, tensor: &TensorInfo) -> u64 {
-    let is_multiplied = tensor.name != "token_embd.weight" || gguf.tensor("output.weight").is_none();
-    let repacked = if is_multiplied {
-        repacked_bytes(&storage_of(tensor.ggml_type), tensor.bytes)
-    } else {
-        0
-    };
-    tensor.bytes.saturating_add(repacked)
 }
 
 /// Returns what a loaded model will take. See [`MemoryEstimate`] for the formula.

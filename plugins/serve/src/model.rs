@@ -13,7 +13,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 
 use witness_diagnostics::{Diagnostic, Kind, near_miss};
-use witness_model::{Adapter, Model, SequenceStep};
+use witness_model::{Adapter, Model, SequenceStep, Threads};
 use witness_plugin_protocol::{
     AdapterCheck, AdapterInfo, AdapterSpec, GenerateRequest, LoadAdapterReply, LoadAdapterRequest, ModelInfo, Started,
 };
@@ -61,7 +61,7 @@ pub struct Loaded {
     pub(crate) waiting: VecDeque<Sequence>,
     pub(crate) running: Vec<Sequence>,
     kept: VecDeque<Kept>,
-    pub(crate) threads: Option<rayon::ThreadPool>,
+    pub(crate) threads: Option<Threads>,
 }
 
 /// Parts of a loaded model.
@@ -73,7 +73,7 @@ pub(crate) struct Parts {
     pub(crate) info: ModelInfo,
     pub(crate) num_ctx: usize,
     pub(crate) num_parallel: usize,
-    pub(crate) threads: Option<rayon::ThreadPool>,
+    pub(crate) threads: Option<Threads>,
 }
 
 impl Loaded {

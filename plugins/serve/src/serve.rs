@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use witness_diagnostics::{Diagnostic, Kind};
+use witness_kernels::Isa;
+use witness_model::Threads;
 use witness_plugin_protocol::{
     GenerateRequest, InspectReply, InspectRequest, LoadAdapterReply, LoadAdapterRequest, LoadReply, LoadRequest,
     Started, UnloadAdapterRequest,
@@ -42,6 +44,7 @@ impl Serve for CpuServe {
     type Model = Loaded;
 
     fn init(_init: &Init) -> Result<Self, Diagnostic> {
+        hold_instructions()?;
         Ok(Self::default())
     }
 
@@ -80,7 +83,7 @@ impl Serve for CpuServe {
             .num_thread
             .map(|n| at_most("num_thread", n, NUM_THREAD_MAX))
             .transpose()?;
-        let threads = threads.map(pool).transpose()?;
+        let threads = threads.map(Threads::new).transpose()?;
         let template = info.chat_template.as_deref().unwrap_or(plain_template());
         let template = ChatTemplate::compile(template).map_err(|error| {
             let diagnostic = Diagnostic::from(error);
@@ -176,18 +179,22 @@ fn bad_option(name: &str, value: u64, wanted: &str) -> Diagnostic {
         .hint("change it in the request or the Modelfile")
 }
 
-fn pool(n_threads: usize) -> Result<rayon::ThreadPool, Diagnostic> {
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(n_threads)
-        .thread_name(|index| format!("compute-{index}"))
-        .build()
-        .map_err(|error| {
-            Diagnostic::new(
-                "witness::serve::threads",
-                Kind::Environment,
-                format!("cannot start {n_threads} compute threads"),
-            )
-            .cause(error.to_string())
-            .hint("lower `num_thread`")
-        })
+/// Holds the kernels of this process to the instruction set that the setting `isa` names.
+fn hold_instructions() -> Result<(), Diagnostic> {
+    let asked = match std::env::var("WITNESS_ISA") {
+        Ok(asked) if !asked.is_empty() => asked,
+        _ => return Ok(()),
+    };
+    let Some(isa) = Isa::within(&asked) else {
+        let here: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
+        let message = format!("`isa` is `{asked}`, which this machine does not have");
+        return Err(
+            Diagnostic::new("witness::serve::bad_option", Kind::Invalid, message).hint(format!(
+                "set `isa` (WITNESS_ISA) to one of {}, or leave it out",
+                here.join(", ")
+            )),
+        );
+    };
+    isa.hold();
+    Ok(())
 }

@@ -3,6 +3,7 @@
 
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_formats::FormatError;
+use witness_kernels::KernelError;
 
 /// Why a model could not be built or run.
 #[derive(Debug, thiserror::Error)]
@@ -110,6 +111,12 @@ pub enum ModelError {
     /// A file could not be read.
     #[error(transparent)]
     Format(#[from] FormatError),
+    /// The system starts no more threads.
+    #[error("the threads to compute with cannot be started: {0}")]
+    Threads(String),
+    /// The kernels refused weights or a product.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
     /// The tensor library refused an operation.
     #[error("a tensor operation was refused")]
     Compute(#[source] Box<candle_core::Error>),
@@ -157,7 +164,10 @@ impl ModelError {
             ModelError::Token { .. } => ("witness::model::bad_token", Kind::Invalid),
             ModelError::ContextFull { .. } => ("witness::model::context_full", Kind::Invalid),
             ModelError::Batch(_) => ("witness::model::bad_batch", Kind::Internal),
-            ModelError::Format(_) | ModelError::Compute(_) => ("witness::model::compute", Kind::Internal),
+            ModelError::Threads(_) => ("witness::model::threads", Kind::Environment),
+            ModelError::Format(_) | ModelError::Kernel(_) | ModelError::Compute(_) => {
+                ("witness::model::compute", Kind::Internal)
+            }
         }
     }
 
@@ -174,6 +184,7 @@ impl ModelError {
             ModelError::Storage { .. } => {
                 Some("convert the model to F16, Q8_0, Q4_K or another type that the message does not name".to_owned())
             }
+            ModelError::Threads(_) => Some("lower `num_thread`".to_owned()),
             ModelError::AdapterMisfit { .. } | ModelError::AdapterEmpty => Some(
                 "use the base that the adapter was trained on (`base_model_name_or_path` in adapter_config.json)"
                     .to_owned(),
@@ -192,6 +203,7 @@ impl From<ModelError> for Diagnostic {
         let hint = error.hint();
         let mut diagnostic = match error {
             ModelError::Format(error) => return error.into(),
+            ModelError::Kernel(error) => return error.into(),
             ModelError::Compute(source) => {
                 Diagnostic::new(code, kind, "a tensor operation was refused").cause(source.to_string())
             }

@@ -30,6 +30,7 @@ pub mod lora;
 mod pointwise;
 pub mod rope;
 pub mod source;
+mod threads;
 pub mod weight;
 
 pub use cache::{KvCache, KvShape};
@@ -37,3 +38,4 @@ pub use config::{Config, FAMILIES, Family};
 pub use decoder::{Model, SequenceStep};
 pub use error::{ModelError, Result};
 pub use lora::{Adapter, Observe};
+pub use threads::Threads;

@@ -1,15 +1,17 @@
 //! `y = x W^T + b`, behind one trait: dense and quantized weights, and [`crate::lora`]'s wrapper over either.
 //!
 //! Arithmetic is f32. Weights stay in the type of the file: f16 and bf16 are widened a row ([`crate::few`]) or a band of rows at a time,
-//! because multiplying in their own type would round the activations. Quantized weights go through candle, which rounds activations to 8 bits a block
-//! (as ggml does) for block types.
+//! because multiplying in their own type would round the activations. Quantized weights go through [`witness_kernels`], which rounds activations to 8
+//! bits a block of 32; what a token gets does not depend on the tokens beside it.
 
-use candle_core::quantized::QMatMul;
-use candle_core::{CpuStorage, DType, Device, Module, Storage, Tensor};
+use std::cell::RefCell;
+
+use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
+use witness_kernels::{Activations, PackedMatrix, Pool};
 
 use crate::error::{ModelError, Result};
 use crate::few;
-use crate::weight::Weight;
+use crate::weight::{Weight, rows};
 
 /// Rows that are widened at a time: 256 rows of 4096 numbers are 4 MiB, which stays in a second-level cache or close to it.
 const BAND_ROWS: usize = 256;
@@ -36,10 +38,13 @@ pub(crate) struct Dense {
 
 /// Quantized weights, `[out, in]`.
 pub(crate) struct Quantized {
-    weight: QMatMul,
-    shape: (usize, usize),
-    bytes: u64,
+    weight: PackedMatrix,
     bias: Option<Tensor>,
+}
+
+thread_local! {
+    /// Rounded inputs, kept so that their memory is.
+    static ROUNDED: RefCell<Activations> = RefCell::new(Activations::new());
 }
 
 /// Makes the layer for a weight, with an f32 bias `[out]`.
@@ -49,10 +54,8 @@ pub(crate) fn linear(weight: &Weight, bias: Option<Tensor>) -> Result<Box<dyn Li
             weight: weight.clone(),
             bias,
         }),
-        Weight::Blocks(blocks) => Box::new(Quantized {
-            weight: QMatMul::from_arc(blocks.clone())?,
-            shape: blocks.shape().dims2()?,
-            bytes: weight.bytes(),
+        Weight::Blocks { matrix, .. } => Box::new(Quantized {
+            weight: matrix.clone(),
             bias,
         }),
     })
@@ -126,14 +129,26 @@ impl Linear for Dense {
 
 impl Linear for Quantized {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        add_bias(self.weight.forward(&x.contiguous()?)?, self.bias.as_ref())
+        let n_tokens = x.dim(0)?;
+        let x = x.contiguous()?;
+        let (storage, layout) = x.storage_and_layout();
+        let numbers = match (&*storage, layout.contiguous_offsets()) {
+            (Storage::Cpu(CpuStorage::F32(numbers)), Some((start, end))) => &numbers[start..end],
+            _ => return Err(ModelError::Batch("inputs that are not f32 in memory")),
+        };
+        let pool = Pool::current();
+        let mut y = vec![0.0; n_tokens * self.weight.n_rows()];
+        ROUNDED.with_borrow_mut(|rounded| {
+            rounded.requantize(numbers, self.weight.n_columns(), &pool)?;
+            self.weight.multiply(rounded, &mut y, &pool)
+        })?;
+        let y = Tensor::from_vec(y, (n_tokens, self.weight.n_rows()), &Device::Cpu)?;
+        add_bias(y, self.bias.as_ref())
     }
 
     fn weight(&self) -> Result<Tensor> {
-        Ok(match &self.weight {
-            QMatMul::QTensor(blocks) => blocks.dequantize(&Device::Cpu)?,
-            QMatMul::Tensor(weight) | QMatMul::TensorF16(weight) => weight.to_dtype(DType::F32)?,
-        })
+        let numbers = rows(&self.weight, 0..self.weight.n_rows());
+        Ok(Tensor::from_vec(numbers, self.shape(), &Device::Cpu)?)
     }
 
     fn bias(&self) -> Option<&Tensor> {
@@ -141,10 +156,11 @@ impl Linear for Quantized {
     }
 
     fn shape(&self) -> (usize, usize) {
-        self.shape
+        (self.weight.n_rows(), self.weight.n_columns())
     }
 
     fn bytes(&self) -> u64 {
-        self.bytes
+        let bias = self.bias.as_ref().map_or(0, Tensor::elem_count) * size_of::<f32>();
+        (self.weight.packed_bytes().len() + bias) as u64
     }
 }

@@ -1,7 +1,6 @@
 //! Tensors of the two file formats under one set of names.
 
 use candle_core::DType;
-use candle_core::quantized::GgmlDType;
 use std::collections::HashMap;
 use witness_formats::Dtype;
 use witness_formats::gguf::names;
@@ -146,25 +145,14 @@ impl WeightSource for GgufSource<'_> {
 
 /// Returns how a GGUF type is computed with.
 pub fn storage_of(ggml_type: GgmlType) -> Storage {
-    Storage::Blocks(match ggml_type {
-        GgmlType::F32 => return Storage::Plain(DType::F32),
-        GgmlType::F16 => return Storage::Plain(DType::F16),
-        GgmlType::BF16 => return Storage::Plain(DType::BF16),
-        GgmlType::Q4_0 => GgmlDType::Q4_0,
-        GgmlType::Q4_1 => GgmlDType::Q4_1,
-        GgmlType::Q5_0 => GgmlDType::Q5_0,
-        GgmlType::Q5_1 => GgmlDType::Q5_1,
-        GgmlType::Q8_0 => GgmlDType::Q8_0,
-        GgmlType::Q8_1 => GgmlDType::Q8_1,
-        GgmlType::Q2_K => GgmlDType::Q2K,
-        GgmlType::Q3_K => GgmlDType::Q3K,
-        GgmlType::Q4_K => GgmlDType::Q4K,
-        GgmlType::Q5_K => GgmlDType::Q5K,
-        GgmlType::Q6_K => GgmlDType::Q6K,
-        GgmlType::Q8_K => GgmlDType::Q8K,
-        other if witness_quantization::is_widened(other) => return Storage::Widened(other),
-        other => return Storage::Other(other.name().to_string()),
-    })
+    match ggml_type {
+        GgmlType::F32 => Storage::Plain(DType::F32),
+        GgmlType::F16 => Storage::Plain(DType::F16),
+        GgmlType::BF16 => Storage::Plain(DType::BF16),
+        kind if witness_kernels::is_packable(kind) => Storage::Blocks(kind),
+        kind if witness_quantization::is_widened(kind) => Storage::Widened(kind),
+        other => Storage::Other(other.name()),
+    }
 }
 
 /// Reads what the graph needs from a Hugging Face configuration.

@@ -1,13 +1,12 @@
 //! One tensor of a model: how it came from a file and how it lies in memory. Everything is checked here, before the tensor library
-//! sees it (which asserts alignment and multiplies unchecked shapes).
+//! sees it (which multiplies unchecked shapes).
 
 use std::borrow::Cow;
-use std::sync::Arc;
 
-use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType, Device, Tensor};
 use witness_formats::gguf::GgmlType;
 use witness_formats::gguf::rows::{RowOrder, reorder};
+use witness_kernels::{KernelError, PackedMatrix, Pool};
 
 use crate::error::{ModelError, Result};
 
@@ -16,9 +15,9 @@ use crate::error::{ModelError, Result};
 pub enum Storage {
     /// Plain numbers: f32, f16 or bf16.
     Plain(DType),
-    /// Blocks of a quantized type.
-    Blocks(GgmlDType),
-    /// Blocks of a type that the tensor library does not know, held as Q8_0.
+    /// Blocks of a quantized type that there are kernels for.
+    Blocks(GgmlType),
+    /// Blocks of a type that there is no kernel for, held as Q8_0.
     Widened(GgmlType),
     /// A type that cannot be computed with, by its name in the file.
     Other(String),
@@ -40,8 +39,13 @@ pub struct RawTensor<'a> {
 pub enum Weight {
     /// f32, f16 or bf16, kept as stored.
     Plain(Tensor),
-    /// Quantized blocks.
-    Blocks(Arc<QTensor>),
+    /// Quantized blocks, packed for products: the last dimension is a row.
+    Blocks {
+        /// The numbers.
+        matrix: PackedMatrix,
+        /// Shape, row-major.
+        shape: Vec<usize>,
+    },
 }
 
 impl Storage {
@@ -49,39 +53,32 @@ impl Storage {
     fn bytes(&self, row: u64, count: u64) -> Option<u64> {
         match self {
             Storage::Plain(dtype) => count.checked_mul(dtype.size_in_bytes() as u64),
-            Storage::Blocks(dtype) => {
-                let block = dtype.block_size() as u64;
-                if row.checked_rem(block)? != 0 {
-                    return None;
-                }
-                (count / block).checked_mul(dtype.type_size() as u64)
+            Storage::Blocks(kind) | Storage::Widened(kind) => {
+                let row_bytes = kind.row_bytes(usize::try_from(row).ok()?)?;
+                row_bytes.checked_mul(count.checked_div(row)?)
             }
-            Storage::Widened(kind) => kind.row_bytes(row as usize)?.checked_mul(count.checked_div(row)?),
             Storage::Other(_) => None,
         }
     }
 }
 
-/// Returns the bytes that candle takes beside `bytes` of a quantized weight: it keeps a second copy, laid out for the CPU's dot products,
-/// from the first product on. Exact for x86-64 with AVX2 or better (tiles of 16 rows in candle-core 0.11); an upper bound elsewhere.
-pub fn repacked_bytes(storage: &Storage, bytes: u64) -> u64 {
-    let per_hundred = match storage {
-        // 3072 bytes of tile for 2304 of blocks.
-        Storage::Blocks(GgmlDType::Q4K) => 134,
-        // 5120 for 3360.
-        Storage::Blocks(GgmlDType::Q6K) => 153,
-        Storage::Blocks(GgmlDType::Q8_0) => 100,
-        // Twice a block of Q8_0, 34 bytes for 32 numbers, beside the bytes of the file, which are not kept.
-        Storage::Widened(kind) => {
-            let wide = kind.block_bytes().zip(kind.block_elements());
-            wide.map_or(0, |(bytes, numbers)| {
-                (6_800 * numbers as u64).div_ceil(32 * bytes as u64) - 100
-            })
-        }
-        Storage::Blocks(GgmlDType::Q4_0 | GgmlDType::Q5K) if cfg!(target_arch = "aarch64") => 100,
-        _ => 0,
+/// Returns the bytes that a tensor of `shape`, which takes `bytes` in its file, takes in memory: packed blocks have their rows rounded up to whole tiles.
+pub fn held_bytes(storage: &Storage, shape: &[usize], bytes: u64) -> u64 {
+    let kind = match storage {
+        Storage::Blocks(kind) => *kind,
+        Storage::Widened(_) => GgmlType::Q8_0,
+        Storage::Plain(_) | Storage::Other(_) => return bytes,
     };
-    bytes / 100 * per_hundred
+    let (n_rows, n_columns) = rows_and_columns(shape);
+    PackedMatrix::packed_len(kind, n_rows, n_columns).map_or(bytes, |len| len as u64)
+}
+
+/// Returns the shape of a tensor as a matrix whose rows are its last dimension.
+fn rows_and_columns(shape: &[usize]) -> (usize, usize) {
+    match shape.split_last() {
+        Some((&n_columns, rows)) => (rows.iter().fold(1, |all, dim| all.saturating_mul(*dim)), n_columns),
+        None => (1, 1),
+    }
 }
 
 impl RawTensor<'_> {
@@ -141,19 +138,13 @@ impl RawTensor<'_> {
                 expected,
                 &Device::Cpu,
             )?)),
+            Storage::Blocks(kind) => packed(*kind, name, expected, bytes),
             Storage::Widened(kind) => {
                 let wide = witness_quantization::widen(*kind, bytes).map_err(|error| ModelError::Damaged {
                     name: name.to_owned(),
                     detail: error.to_string(),
                 })?;
-                let storage = aligned(&wide, |bytes| {
-                    QStorage::from_data(bytes.into(), &Device::Cpu, GgmlDType::Q8_0)
-                })?;
-                Ok(Weight::Blocks(Arc::new(QTensor::new(storage, expected)?)))
-            }
-            Storage::Blocks(dtype) => {
-                let storage = aligned(bytes, |bytes| QStorage::from_data(bytes.into(), &Device::Cpu, *dtype))?;
-                Ok(Weight::Blocks(Arc::new(QTensor::new(storage, expected)?)))
+                packed(GgmlType::Q8_0, name, expected, &wide)
             }
             Storage::Other(found) => Err(ModelError::Storage {
                 name: name.to_owned(),
@@ -163,17 +154,21 @@ impl RawTensor<'_> {
     }
 }
 
-/// Hands `bytes` on at an address that every block type accepts.
-fn aligned<T>(bytes: &[u8], f: impl FnOnce(&[u8]) -> T) -> T {
-    /// Largest alignment of a block type's fields (f32).
-    const ALIGNMENT: usize = 8;
-    if bytes.as_ptr().align_offset(ALIGNMENT) == 0 {
-        return f(bytes);
-    }
-    let mut copy = vec![0u8; bytes.len() + ALIGNMENT];
-    let start = copy.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
-    copy[start..start + bytes.len()].copy_from_slice(bytes);
-    f(&copy[start..start + bytes.len()])
+/// Packs the blocks of a tensor.
+fn packed(kind: GgmlType, name: &str, shape: &[usize], bytes: &[u8]) -> Result<Weight> {
+    let (n_rows, n_columns) = rows_and_columns(shape);
+    let matrix = PackedMatrix::pack(kind, n_rows, n_columns, bytes, &Pool::current());
+    let matrix = matrix.map_err(|error| match error {
+        error @ KernelError::Memory { .. } => ModelError::from(error),
+        error => ModelError::Damaged {
+            name: name.to_owned(),
+            detail: error.to_string(),
+        },
+    })?;
+    Ok(Weight::Blocks {
+        matrix,
+        shape: shape.to_vec(),
+    })
 }
 
 impl Weight {
@@ -181,7 +176,7 @@ impl Weight {
     pub fn dims(&self) -> &[usize] {
         match self {
             Weight::Plain(tensor) => tensor.dims(),
-            Weight::Blocks(tensor) => tensor.shape().dims(),
+            Weight::Blocks { shape, .. } => shape,
         }
     }
 
@@ -189,7 +184,7 @@ impl Weight {
     pub fn bytes(&self) -> u64 {
         match self {
             Weight::Plain(tensor) => (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64,
-            Weight::Blocks(tensor) => tensor.storage_size_in_bytes() as u64,
+            Weight::Blocks { matrix, .. } => matrix.packed_bytes().len() as u64,
         }
     }
 
@@ -197,7 +192,9 @@ impl Weight {
     pub(crate) fn to_f32(&self) -> Result<Tensor> {
         Ok(match self {
             Weight::Plain(tensor) => tensor.to_dtype(DType::F32)?,
-            Weight::Blocks(tensor) => tensor.dequantize(&Device::Cpu)?,
+            Weight::Blocks { matrix, shape } => {
+                Tensor::from_vec(rows(matrix, 0..matrix.n_rows()), shape.as_slice(), &Device::Cpu)?
+            }
         })
     }
 
@@ -205,7 +202,24 @@ impl Weight {
     pub(crate) fn lookup(&self, ids: &Tensor) -> Result<Tensor> {
         Ok(match self {
             Weight::Plain(tensor) => tensor.index_select(ids, 0)?.to_dtype(DType::F32)?,
-            Weight::Blocks(tensor) => tensor.embedding(ids)?,
+            Weight::Blocks { matrix, .. } => {
+                let ids = ids.to_vec1::<u32>()?;
+                if ids.iter().any(|id| *id as usize >= matrix.n_rows()) {
+                    return Err(ModelError::Batch("a token without an embedding"));
+                }
+                let n_ids = ids.len();
+                let numbers = rows(matrix, ids.into_iter().map(|id| id as usize));
+                Tensor::from_vec(numbers, (n_ids, matrix.n_columns()), &Device::Cpu)?
+            }
         })
     }
+}
+
+/// Returns rows as numbers, one behind the other.
+pub(crate) fn rows(matrix: &PackedMatrix, indices: impl ExactSizeIterator<Item = usize>) -> Vec<f32> {
+    let mut numbers = vec![0.0; indices.len() * matrix.n_columns()];
+    for (row, index) in numbers.chunks_exact_mut(matrix.n_columns()).zip(indices) {
+        matrix.row(index, row);
+    }
+    numbers
 }

@@ -2,9 +2,9 @@
 //!
 //! Logits are f32; everything that is summed is summed in f64. A model held against itself diverges by exactly 0.
 
-use rayon::ThreadPool;
 use rayon::iter::{IndexedParallelIterator, IntoParallelRefMutIterator, ParallelIterator};
 use witness_diagnostics::{Diagnostic, Kind};
+use witness_model::Threads;
 use witness_plugin_protocol::{Divergence, MeasureEvent, MeasureReply};
 
 use super::reference::Beside;
@@ -43,7 +43,7 @@ impl Scores {
         &mut self,
         mut rows: Vec<Vec<f32>>,
         came: &[u32],
-        threads: Option<&ThreadPool>,
+        threads: Option<&Threads>,
     ) -> Result<(), Diagnostic> {
         let length = rows.first().map_or(0, Vec::len);
         let reference = self.beside.take(rows.len(), length)?;

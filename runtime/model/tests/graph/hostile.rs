@@ -1,6 +1,7 @@
 //! Configurations and weights that no model has: each is an error that names what is wrong, and none is a panic or an allocation.
 
 use candle_core::DType;
+use witness_formats::gguf::GgmlType;
 use witness_model::config::Numbers;
 use witness_model::rope::{Rope, RopeScaling};
 use witness_model::weight::Storage;
@@ -53,7 +54,7 @@ fn hostile_weights() {
     });
     assert!(matches!(not_a_number, ModelError::Damaged { .. }));
     let blocks = refusal(|tiny| {
-        tiny.memory.tensors.get_mut(query).unwrap().0 = Storage::Blocks(candle_core::quantized::GgmlDType::Q4K);
+        tiny.memory.tensors.get_mut(query).unwrap().0 = Storage::Blocks(GgmlType::Q4_K);
     });
     assert!(matches!(blocks, ModelError::Damaged { .. }));
 }

@@ -1,33 +1,33 @@
-//! Every block type that candle computes with, against the reference on the same weights after dequantization.
+//! Block types, as candle quantizes them, each against the reference on the same weights after dequantization.
 
 use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{Device, Tensor};
+use witness_formats::gguf::GgmlType;
 use witness_formats::gguf::rows::{RowOrder, reorder};
 use witness_model::weight::Storage;
 
 use crate::reference::{Deltas, logits};
 use crate::support::{Random, Spec, difference, run};
 
-/// candle rounds activations to 8 bits a block before it multiplies: about 0.4 % of the largest in each block of 32 or 256. Over two
+/// Activations are rounded to 8 bits a block before they are multiplied: by at most 0.4 % of the largest in each block of 32. Over two
 /// dozen products in a row that comes to below 4 % of the spread of the logits; a wrong row or a wrong scale gives 100 %.
 const RELATIVE_TOLERANCE: f64 = 0.04;
 
 #[test]
 fn every_block_type() {
     let types = [
-        GgmlDType::Q4_0,
-        GgmlDType::Q4_1,
-        GgmlDType::Q5_0,
-        GgmlDType::Q5_1,
-        GgmlDType::Q8_0,
-        GgmlDType::Q2K,
-        GgmlDType::Q3K,
-        GgmlDType::Q4K,
-        GgmlDType::Q5K,
-        GgmlDType::Q6K,
-        GgmlDType::Q8K,
+        (GgmlDType::Q4_0, GgmlType::Q4_0),
+        (GgmlDType::Q4_1, GgmlType::Q4_1),
+        (GgmlDType::Q5_0, GgmlType::Q5_0),
+        (GgmlDType::Q5_1, GgmlType::Q5_1),
+        (GgmlDType::Q8_0, GgmlType::Q8_0),
+        (GgmlDType::Q2K, GgmlType::Q2_K),
+        (GgmlDType::Q3K, GgmlType::Q3_K),
+        (GgmlDType::Q4K, GgmlType::Q4_K),
+        (GgmlDType::Q5K, GgmlType::Q5_K),
+        (GgmlDType::Q6K, GgmlType::Q6_K),
     ];
-    for (index, dtype) in types.into_iter().enumerate() {
+    for (index, (dtype, kind)) in types.into_iter().enumerate() {
         // K types take rows of whole 256 blocks. Every second type also goes through interleaved rows.
         let mut spec = Spec {
             tied: index % 3 == 0,
@@ -65,7 +65,7 @@ fn every_block_type() {
             }
             tiny.memory
                 .tensors
-                .insert(name.clone(), (Storage::Blocks(dtype), dims.clone(), bytes));
+                .insert(name.clone(), (Storage::Blocks(kind), dims.clone(), bytes));
         }
         let model = tiny.load();
         let tokens = Random::new(5).tokens(12, 50);
