@@ -150,7 +150,7 @@ macro_rules! types {
     };
 }
 types!(Q8_0 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS);
-use kernels;
+use kernels as kernels_of;
 
 /// Registers of an instruction set, and what the kernel does with them. A lane belongs to a row; it is 4 bytes, an i32 or an f32.
 ///
@@ -325,8 +325,8 @@ unsafe fn unpack<S: Lanes, K: Type>(codes: *const u8) -> [S::Bytes; 8] {
         let mut w = [S::bytes(codes); 8];
         match const { K::FORMAT }.codes {
             Codes::Bytes => {
-                for k in 0..8 {
-                    w[k] = S::signed(S::bytes(codes.add(k * VECTOR)));
+                for (k, w) in w.iter_mut().enumerate() {
+                    *w = S::signed(S::bytes(codes.add(k * VECTOR)));
                 }
             }
             Codes::Nibbles | Codes::Values | Codes::Fives | Codes::Sixes => {
@@ -426,7 +426,7 @@ unsafe fn add_block<S: Lanes, K: Type, const T: usize>(
             }
             _ => d,
         };
-        for t in 0..T {
+        for (t, y) in y.iter_mut().enumerate() {
             let x = x.add(t);
             let codes = (&raw const (*x).codes).cast::<i8>();
             let dot = match format.codes {
@@ -438,10 +438,10 @@ unsafe fn add_block<S: Lanes, K: Type, const T: usize>(
                 _ if format.offset == 8 => S::dot::<4>(w, codes, S::shifted::<3>(S::int((*x).negative_sum))),
                 _ => S::dot::<4>(w, codes, S::int(0)),
             };
-            y[t] = S::fma(S::multiply(scale, S::float((*x).scale)), S::to_floats(dot), y[t]);
+            *y = S::fma(S::multiply(scale, S::float((*x).scale)), S::to_floats(dot), *y);
             match format.scales {
-                Scales::HalfMinimum => y[t] = S::fma(minimum, S::float((*x).scaled_sum), y[t]),
-                Scales::Six => y[t] = S::fnma(minimum, S::float((*x).scaled_sum), y[t]),
+                Scales::HalfMinimum => *y = S::fma(minimum, S::float((*x).scaled_sum), *y),
+                Scales::Six => *y = S::fnma(minimum, S::float((*x).scaled_sum), *y),
                 _ => {}
             }
         }
@@ -489,7 +489,7 @@ unsafe fn add_sixteens<S: Lanes, K: Type, const T: usize>(
         };
         let pair = S::pair(scales[0], scales[1]);
         let factors = [S::factor(scales[0]), S::factor(scales[1])];
-        for t in 0..T {
+        for (t, y) in y.iter_mut().enumerate() {
             let x = x.add(t);
             let codes = (&raw const (*x).codes).cast::<i8>();
             let last = codes.add(BLOCK / 2);
@@ -515,9 +515,9 @@ unsafe fn add_sixteens<S: Lanes, K: Type, const T: usize>(
                 ),
             };
             let scale = S::float((*x).scale);
-            y[t] = S::fma(S::multiply(d, scale), S::to_floats(dot), y[t]);
+            *y = S::fma(S::multiply(d, scale), S::to_floats(dot), *y);
             if let Scales::Nibble16 = format.scales {
-                y[t] = S::fnma(S::multiply(m, scale), S::to_floats(S::pair_dot(counts, sums)), y[t]);
+                *y = S::fnma(S::multiply(m, scale), S::to_floats(S::pair_dot(counts, sums)), *y);
             }
         }
     }

@@ -5,13 +5,13 @@ use std::arch::x86_64::*;
 
 use witness_formats::gguf::GgmlType;
 
-use super::{Lanes, Run, Type, kernels, multiply, types};
+use super::{Lanes, Run, Type, kernels_of, multiply, types};
 use crate::activations::Record;
 use crate::format::TILE_ROWS;
 
 struct Avx2;
 
-kernels!(Avx2, "avx2,fma,f16c");
+kernels_of!(Avx2, "avx2,fma,f16c");
 
 /// Returns 4 bytes in every lane.
 ///

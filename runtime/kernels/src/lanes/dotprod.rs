@@ -9,13 +9,13 @@ use std::arch::asm;
 use half::f16;
 use witness_formats::gguf::GgmlType;
 
-use super::{Lanes, Run, Type, kernels, multiply, types};
+use super::{Lanes, Run, Type, kernels_of, multiply, types};
 use crate::activations::Record;
 use crate::format::TILE_ROWS;
 
 struct DotProd;
 
-kernels!(DotProd, "neon,dotprod");
+kernels_of!(DotProd, "neon,dotprod");
 
 impl Lanes for DotProd {
     const ROWS: usize = 4;

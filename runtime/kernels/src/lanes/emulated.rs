@@ -2,16 +2,16 @@
 
 use witness_formats::gguf::GgmlType;
 
-use super::{Lanes, Run, Type, kernels, multiply, types};
+use super::{Lanes, Run, Type, kernels_of, multiply, types};
 use crate::activations::Record;
 use crate::format::TILE_ROWS;
 
 struct Emulated;
 
 #[cfg(target_arch = "aarch64")]
-kernels!(Emulated, "neon");
+kernels_of!(Emulated, "neon");
 #[cfg(target_arch = "x86_64")]
-kernels!(Emulated, "sse2");
+kernels_of!(Emulated, "sse2");
 
 type Bytes = [u8; 64];
 type Ints = [i32; 16];

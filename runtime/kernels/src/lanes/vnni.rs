@@ -5,13 +5,13 @@ use std::arch::x86_64::*;
 
 use witness_formats::gguf::GgmlType;
 
-use super::{Lanes, Run, Type, kernels, multiply, types};
+use super::{Lanes, Run, Type, kernels_of, multiply, types};
 use crate::activations::Record;
 use crate::format::TILE_ROWS;
 
 struct Vnni;
 
-kernels!(Vnni, "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni");
+kernels_of!(Vnni, "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni");
 
 /// Returns 4 bytes in every lane.
 ///
@@ -186,9 +186,9 @@ impl Lanes for Vnni {
     #[target_feature(enable = "avx512f,avx512vnni")]
     unsafe fn dot<const BITS: u32>(w: &[__m512i; 8], x: *const i8, start: __m512i) -> __m512i {
         let mut sums = start;
-        for k in 0..8 {
+        for (k, w) in w.iter().enumerate() {
             // SAFETY: the caller promises 32 bytes.
-            sums = _mm512_dpbusd_epi32(sums, w[k], unsafe { four(x, k) });
+            sums = _mm512_dpbusd_epi32(sums, *w, unsafe { four(x, k) });
         }
         sums
     }
