@@ -227,6 +227,6 @@ mod tests {
             "{error}"
         );
         // A type that ggml has and this crate does not write.
-        assert!(parse_type("IQ2_XS").is_err());
+        assert!(parse_type("MXFP4").is_err());
     }
 }
