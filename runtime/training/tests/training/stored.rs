@@ -57,8 +57,16 @@ impl WeightSource for Through<'_> {
     }
 }
 
-// A QLoRA step is a LoRA step over the decoded base. Decoding gives the same numbers and packing the same panels, so at the size of one panel the bits are equal;
-// losses of steps whose blocks differ would still agree to f32's rounding.
+/// Holds losses to each other within what sums in another order change in f32: a part in 2^24 a step of a sum, which six steps of training carry on.
+fn assert_near(losses: &[f64], wanted: &[f64]) {
+    assert_eq!(losses.len(), wanted.len());
+    for (loss, wanted) in losses.iter().zip(wanted) {
+        assert!((loss - wanted).abs() < 1e-5 * wanted, "{losses:?} {wanted:?}");
+    }
+}
+
+// A QLoRA step is a LoRA step over the decoded base: the same numbers, whose products are summed in the order of packed panels here and, with some instructions, in
+// that of the whole matrix there. What the losses differ from those of the plain base by is three orders more.
 #[test]
 fn qlora_equals_lora_on_the_decoded_base() {
     let config = tiny("llama", json!({"hidden_size": 64, "intermediate_size": 96}));
@@ -72,10 +80,20 @@ fn qlora_equals_lora_on_the_decoded_base() {
         let (losses, adapter) = trained(&config, &source, with(form));
         let through = Through { source, form };
         let (wanted_losses, wanted_adapter) = trained(&config, &through, with(BaseStorage::F32));
-        assert_eq!(losses, wanted_losses);
-        assert_eq!(adapter, wanted_adapter);
+        assert_near(&losses, &wanted_losses);
+        assert_eq!(adapter.len(), wanted_adapter.len());
+        let difference = adapter
+            .iter()
+            .zip(&wanted_adapter)
+            .map(|(a, b)| f64::from((a - b).abs()));
+        assert!(difference.sum::<f64>() / (adapter.len() as f64) < 1e-5);
         let (plain, _) = trained(&config, &source, with(BaseStorage::F32));
-        assert_ne!(losses, plain);
+        assert!(
+            losses
+                .iter()
+                .zip(&plain)
+                .any(|(loss, plain)| (loss - plain).abs() > 1e-2 * plain)
+        );
     }
 }
 
@@ -163,7 +181,7 @@ fn a_base_in_nf4_is_not_quantized_again() {
     }
     // Its numbers can be had plain as well.
     let (losses, _) = trained(&config, &four_bit, with(BaseStorage::F32));
-    assert_eq!(losses, wanted.0);
+    assert_near(&losses, &wanted.0);
     let trainer: Trainer = Trainer::new(&config, &four_bit, all_linears(), with(double)).unwrap();
     let dense: Trainer = Trainer::new(&config, &source, all_linears(), with(double)).unwrap();
     assert_eq!(trainer.parameters().bytes(), dense.parameters().bytes());
