@@ -130,10 +130,10 @@ mod tests {
             row(128, 64, 8, &[120.0], &[]),
         ];
         insta::assert_snapshot!(table(&rows, None), @r"
-        TEST                             TOKENS/S   SPREAD   WEIGHTS     PEER   RATIO
-        read 512                         250        8 %      -           100    x 2.50
-        answer 64 behind 128             41.0       5 %      32.8 GB/s   26.0   x 1.58
-        answer 64 behind 128, 8 at once  120        -        -           -      -
+        TEST                              TOKENS/S   SPREAD   WEIGHTS     PEER   RATIO
+        read 512                          250        8 %      -           100    x 2.50
+        answer 64 behind 128              41.0       5 %      32.8 GB/s   26.0   x 1.58
+        answer 64 behind 128, 8 at once   120        -        -           -      -
         ");
     }
 }

@@ -13,7 +13,7 @@ fn base(desk: &Desk) {
     desk.run(["create", "base", "-f", &recipe]).ok();
     let words = ["hello", "world", "the", "attestation", "is", "signed"];
     let text: Vec<&str> = (0..600).map(|index| words[(index * index + index / 5) % 6]).collect();
-    desk.write("text.txt", &text.join(" "));
+    desk.write("text.txt", text.join(" "));
 }
 
 #[test]

@@ -126,7 +126,7 @@ fn the_lists_of_fields_reach_the_end_of_every_struct() {
         ),
         ("JobSink", offset_of!(JobSink, should_stop) + word, size_of::<JobSink>()),
         ("JobTable", offset_of!(JobTable, run) + word, size_of::<JobTable>()),
-        ("Plugin", offset_of!(Plugin, quantize) + word, size_of::<Plugin>()),
+        ("Plugin", offset_of!(Plugin, measure) + word, size_of::<Plugin>()),
     ] {
         assert_eq!(end, size, "{name}");
     }

@@ -134,7 +134,7 @@ fn form_of(request: &ExportRequest) -> Result<Option<ModelForm>, Diagnostic> {
     if quantizes && !is_model {
         return Err(
             invalid("export_quantize", "only a whole model is brought to another storage")
-                .hint("say `\"form\": \"gguf\"` or `\"safetensors\"` (`--to`), or leave `quantize` out"),
+                .hint("say `\"form\": \"gguf\"` (`--to gguf`) or `\"safetensors\"`, or leave `quantize` out"),
         );
     }
     if request.merge && !is_model {

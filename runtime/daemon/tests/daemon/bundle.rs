@@ -208,8 +208,11 @@ async fn what_does_not_go_together_is_refused() {
     assert_eq!(name.status, StatusCode::BAD_REQUEST, "{}", name.text());
 }
 
+/// A layer: its media type, its content, its annotations.
+type ForgedLayer<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)]);
+
 /// Packs a model as no daemon would: `config` is its configuration, `title` the name of its one file, which holds `content`.
-fn forge(path: &Path, config: &Value, title: &str, content: &str, more: Vec<(&str, &str, &[(&str, &str)])>) {
+fn forge(path: &Path, config: &Value, title: &str, content: &str, more: Vec<ForgedLayer<'_>>) {
     let home = tempfile::tempdir().unwrap();
     let registry = Registry::open(home.path(), &OpenOptions::new("test")).unwrap();
     let config = registry.put_bytes(config.to_string().as_bytes()).unwrap();

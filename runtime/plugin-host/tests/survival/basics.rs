@@ -35,12 +35,12 @@ async fn found_and_answers() {
         (descriptor.name.as_str(), descriptor.roles.as_slice()),
         ("hostile", &[Role::Serve, Role::Train][..])
     );
-    assert_eq!(found.abi, Some((1, 0)));
+    assert_eq!(found.abi, Some((1, 1)));
     assert!(found.sha256.as_ref().unwrap().starts_with("sha256:"));
     let json = serde_json::to_value(&*found).unwrap();
     assert_eq!(
         (&json["abi"], &json["descriptor"]["name"]),
-        (&"1.0".into(), &"hostile".into()),
+        (&"1.1".into(), &"hostile".into()),
         "{json}"
     );
     // Not described again: the same entry comes back.

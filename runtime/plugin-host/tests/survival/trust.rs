@@ -95,7 +95,7 @@ async fn no_symbol() {
         refusal.contains("it has no symbol `witness_plugin_entry_v1`"),
         "{refusal}"
     );
-    assert!(refusal.contains("this program speaks plugin ABI 1.0"), "{refusal}");
+    assert!(refusal.contains("this program speaks plugin ABI 1.1"), "{refusal}");
 }
 
 /// The same path with other content: described anew, and a stale entry does not start.
