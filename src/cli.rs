@@ -10,7 +10,7 @@ use std::path::PathBuf;
 pub(crate) use data::{
     ChecksName, Data, DataMerge, DataPreview, DataSplit, DataStats, DataValidate, Unwanted, WithModel,
 };
-pub(crate) use measure::{Bench, Chunks, Compare, Cut, ImatrixArguments, ImatrixFormat, Perplexity};
+pub(crate) use measure::{Bench, Chunks, Compare, Cut, ImatrixArguments, ImatrixFormat, OnText, Perplexity};
 pub(crate) use train::{
     DialectName, Train, TrainList, TrainLogs, TrainOne, TrainResume, TrainRm, TrainStart, TrainVerb,
 };

@@ -1,5 +1,7 @@
 //! A model that the daemon makes, followed to its end: by `create`, `quantize` and `merge`.
 
+use std::path::Path;
+
 use witness_api::CreateRequest;
 use witness_client::{Client, SourceFile};
 use witness_diagnostics::{Diagnostic, Kind};
@@ -39,6 +41,21 @@ pub(crate) async fn store(client: &Client, bars: &Bars, files: &[&SourceFile], l
         })
         .await?;
     Ok(digests)
+}
+
+/// Stores one file and returns its digest.
+pub(crate) async fn store_one(client: &Client, bars: &Bars, path: &Path) -> Outcome<String> {
+    let file = SourceFile {
+        name: file_name(path),
+        path: path.to_owned(),
+    };
+    let digests = store(client, bars, &[&file], false).await?;
+    Ok(digests.into_iter().next().unwrap_or_default())
+}
+
+/// Returns what a file is called, without its folders.
+pub(crate) fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Says how the making of `name` ended. `from` is the model that it was made of, if it was one.

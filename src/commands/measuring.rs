@@ -3,16 +3,16 @@
 use std::path::Path;
 
 use indicatif::ProgressBar;
-use witness_api::{MeasureLine, Measured, MeasuredText};
-use witness_client::{Client, ClientError, Lines, SourceFile};
+use witness_api::{MeasureLine, MeasureRequest, Measured, MeasuredModel, MeasuredText};
+use witness_client::{Client, ClientError, Lines};
 use witness_diagnostics::Diagnostic;
 
 use super::following;
-use crate::cli::{Chunks, Cut};
+use crate::cli::{Chunks, Cut, OnText};
 use crate::context::{Context, Outcome};
-use crate::render::output;
 use crate::render::progress::Bars;
 use crate::render::table::one_line;
+use crate::render::{measured, output};
 
 /// Stores the text and returns what a request says of it.
 pub(crate) async fn text(
@@ -22,18 +22,41 @@ pub(crate) async fn text(
     cut: &Cut,
     chunks: Chunks,
 ) -> Outcome<MeasuredText> {
-    let file = SourceFile {
-        name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        path: path.to_owned(),
-    };
-    let digests = following::store(client, bars, &[&file], false).await?;
     Ok(MeasuredText {
-        text: digests.into_iter().next().unwrap_or_default(),
-        text_name: file.name,
+        text: following::store_one(client, bars, path).await?,
+        text_name: following::file_name(path),
         context: cut.context,
         chunks: chunks.0,
         num_thread: cut.threads,
     })
+}
+
+/// Measures models on a text: one by itself, or the others against the first.
+pub(crate) fn measure(
+    context: &Context,
+    models: Vec<MeasuredModel>,
+    on: &OnText,
+    chunks: Chunks,
+) -> Outcome<Vec<Measured>> {
+    let client = context.daemon()?;
+    let bars = Bars::new();
+    let mut followed = Followed::default();
+    let names: Vec<String> = models.iter().map(|model| model.model.clone()).collect();
+    let ended = context.wait_or_interrupt(async {
+        let text = text(client, &bars, &on.text, &on.cut, chunks).await?;
+        let request = MeasureRequest { models, text };
+        followed.follow(&bars, client.measure(&request).await).await
+    });
+    bars.clear();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    followed.end(context, ended, &names)
+}
+
+/// Prints what was measured, and on what it rests.
+pub(crate) fn print(results: &[Measured], on: &OnText) -> Outcome {
+    output::print(&measured::table(results, output::width()))?;
+    output::note(&measured::basis(results, &on.text.to_string_lossy()));
+    Ok(())
 }
 
 /// How far a measurement has come.

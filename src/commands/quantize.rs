@@ -1,9 +1,6 @@
 //! `witness quantize`: a smaller model of a model. The daemon has a plugin do it; here is what is asked for and what is told.
 
-use std::path::Path;
-
 use witness_api::{CreateRequest, QuantizeFields, StringMap, SuggestRequest};
-use witness_client::{Client, SourceFile};
 
 use super::measuring::{self, Followed};
 use super::{following, names, show, train::invalid};
@@ -28,7 +25,8 @@ pub(crate) fn quantize(context: &Context, arguments: &Quantize) -> Outcome {
     }
     let ended = context.wait_or_interrupt(async {
         if let Some(path) = &arguments.imatrix {
-            request.quantize_options.get_or_insert_default().imatrix = store(client, &bars, path).await?;
+            request.quantize_options.get_or_insert_default().imatrix =
+                Some(following::store_one(client, &bars, path).await?);
         }
         match arguments.dry_run {
             true => Ok(Some(client.plan(&request).await?)),
@@ -113,7 +111,7 @@ fn suggest(context: &Context, arguments: &Quantize) -> Outcome {
             types: fields.types.clone(),
             memory_bytes: fields.memory,
             imatrix: match &arguments.imatrix {
-                Some(path) => store(client, &bars, path).await?,
+                Some(path) => Some(following::store_one(client, &bars, path).await?),
                 None => None,
             },
             text: measuring::text(client, &bars, &path, &fields.cut, fields.chunks).await?,
@@ -134,13 +132,4 @@ fn suggest(context: &Context, arguments: &Quantize) -> Outcome {
         ));
     }
     Ok(())
-}
-
-async fn store(client: &Client, bars: &Bars, path: &Path) -> Outcome<Option<String>> {
-    let file = SourceFile {
-        name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        path: path.to_owned(),
-    };
-    let digests = following::store(client, bars, &[&file], false).await?;
-    Ok(digests.into_iter().next())
 }

@@ -77,12 +77,15 @@ impl Watch for JobEvents<'_> {
 pub fn plan(request: &MeasureRequest) -> Result<MeasurePlan, Diagnostic> {
     let bundle = Bundle::open(&request.model.files)?;
     let info = inspect::model_info(&bundle)?;
-    match text_of(&request.task) {
-        Some(text) => {
+    match &request.task {
+        MeasureTask::Speed { .. } => Ok(MeasurePlan::default()),
+        MeasureTask::Perplexity { text }
+        | MeasureTask::Reference { text, .. }
+        | MeasureTask::Divergence { text, .. }
+        | MeasureTask::Importance { text, .. } => {
             let pieces = Pieces::read(text, &bundle.tokenizer()?, info.context_length)?;
             Ok(pieces.plan(info.vocab_size))
         }
-        None => Ok(MeasurePlan::default()),
     }
 }
 
@@ -104,32 +107,23 @@ pub fn run(request: &MeasureRequest, watch: &mut dyn Watch) -> Result<MeasureRep
         .clone()
         .map(|spec| loaded.open_adapter(spec))
         .transpose()?;
-    let mut reply = match (&request.task, text_of(&request.task)) {
-        (MeasureTask::Speed { cases, n_repeats }, _) => {
+    let mut reply = match &request.task {
+        MeasureTask::Speed { cases, n_repeats } => {
             speed::run(&mut loaded, adapter.as_deref(), cases, *n_repeats, watch)?
         }
-        (task, Some(text)) => on_text(&mut loaded, adapter.as_deref(), request, task, text, watch)?,
-        (_, None) => MeasureReply::default(),
-    };
-    reply.plugin_version = env!("CARGO_PKG_VERSION").to_owned();
-    Ok(reply)
-}
-
-fn text_of(task: &MeasureTask) -> Option<&MeasuredText> {
-    match task {
         MeasureTask::Perplexity { text }
         | MeasureTask::Reference { text, .. }
         | MeasureTask::Divergence { text, .. }
-        | MeasureTask::Importance { text, .. } => Some(text),
-        MeasureTask::Speed { .. } => None,
-    }
+        | MeasureTask::Importance { text, .. } => on_text(&mut loaded, adapter.as_deref(), request, text, watch)?,
+    };
+    reply.plugin_version = env!("CARGO_PKG_VERSION").to_owned();
+    Ok(reply)
 }
 
 fn on_text(
     loaded: &mut Loaded,
     adapter: Option<&Adapter>,
     request: &MeasureRequest,
-    task: &MeasureTask,
     text: &MeasuredText,
     watch: &mut dyn Watch,
 ) -> Result<MeasureReply, Diagnostic> {
@@ -142,7 +136,7 @@ fn on_text(
     let vocab_size = loaded.engine.vocab_size();
     watch.tell(&MeasureEvent::Start(pieces.plan(vocab_size as u64)));
     let begun = Instant::now();
-    let mut reply = match task {
+    let mut reply = match &request.task {
         MeasureTask::Importance { file, is_dat, .. } => {
             let form = importance::form(*is_dat);
             importance::run(loaded, adapter, &pieces, file, form, watch)?

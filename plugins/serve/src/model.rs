@@ -171,6 +171,14 @@ impl Loaded {
         }
     }
 
+    /// Computes on the model's threads.
+    pub(crate) fn on_threads<R: Send>(&self, compute: impl FnOnce() -> R + Send) -> R {
+        match &self.threads {
+            Some(threads) => threads.install(compute),
+            None => compute(),
+        }
+    }
+
     /// Attaches an adapter for whoever runs the engine by itself.
     pub(crate) fn open_adapter(&mut self, spec: AdapterSpec) -> Result<Arc<Adapter>, Diagnostic> {
         let name = spec.name.clone();

@@ -27,9 +27,8 @@ use witness_registry::{Lease, WorkingDirectory};
 use crate::app::App;
 use crate::create::order::{file_ref, parse_digest};
 use crate::export::place_new;
-use crate::limits::{BENCH_CASES_MAX, BENCH_PARALLEL_MAX, BENCH_REPEATS_MAX, MEASURED_MODELS_MAX, PROGRESS_LINES_MAX};
+use crate::limits::{BENCH_CASES_MAX, BENCH_PARALLEL_MAX, BENCH_REPEATS_MAX, MEASURED_MODELS_MAX};
 use crate::models::library::{blocking, shutting_down};
-use crate::models::stored::Stored;
 use crate::reckon::{details, lease_of, reckon};
 use crate::reply::invalid;
 use crate::transform;
@@ -189,7 +188,6 @@ pub(crate) async fn measure(app: Arc<App>, order: Order, lines: Lines) -> Result
 /// A model and the types that it is tried in.
 pub(crate) struct Trial {
     source: Subject,
-    stored: Arc<Stored>,
     text: Text,
     types: Vec<String>,
     options: QuantizeOptions,
@@ -209,7 +207,6 @@ impl Trial {
                     .hint(format!("name up to {MEASURED_MODELS_MAX}")),
             );
         }
-        let stored = app.library.stored(&asked.model).await?;
         let source = Subject::read(app, &asked).await?;
         let text = Text::read(app, request.text).await?;
         let imatrix = match request.imatrix {
@@ -225,7 +222,6 @@ impl Trial {
         };
         Ok(Trial {
             source,
-            stored,
             text,
             types,
             options: QuantizeOptions {
@@ -307,7 +303,7 @@ pub(crate) async fn suggest(app: Arc<App>, trial: Trial, lines: Lines) -> Result
         memory_bytes: reckoning.weights.saturating_add(beside),
         ..source
     });
-    tracing::info!(model = %trial.stored.name, types = results.len() - 1, "suggested");
+    tracing::info!(model = %trial.source.known.model, types = results.len() - 1, "suggested");
     Ok(ended(results))
 }
 
@@ -514,19 +510,9 @@ async fn make(
     info: &ModelInfo,
     lines: &Lines,
 ) -> Result<transform::Made, Diagnostic> {
-    let (teller, mut told) = mpsc::channel::<Progress>(PROGRESS_LINES_MAX);
-    let work = transform::run(app, request, info, &teller);
-    tokio::pin!(work);
-    loop {
-        tokio::select! {
-            biased;
-            // Bytes are another scale than pieces: the step alone is told.
-            Some(line) = told.recv() => if line.total == 0 {
-                let _ = lines.send(status(line.status)).await;
-            },
-            made = &mut work => return made,
-        }
-    }
+    // Bytes are another scale than pieces: the step alone is told.
+    let turned = |line: Progress| (line.total == 0).then(|| status(line.status));
+    transform::run_telling(app, request, info, lines, turned).await
 }
 
 fn on_disk(name: String, path: PathBuf, model: &str) -> Result<FileRef, Diagnostic> {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
+use tokio::sync::mpsc;
 use witness_api::Progress;
 use witness_diagnostics::Diagnostic;
 use witness_plugin_protocol::{FileRef, ModelInfo, TransformEvent, TransformReply, TransformRequest};
@@ -15,7 +16,7 @@ use witness_registry::{ImportOptions, Lease, Registry, WorkingDirectory};
 use crate::app::{App, VERSION};
 use crate::create::Lines;
 use crate::create::order::check_file_name;
-use crate::limits::FILES_MAX;
+use crate::limits::{FILES_MAX, PROGRESS_LINES_MAX};
 use crate::models::library::{blocking, shutting_down};
 use crate::product;
 
@@ -98,6 +99,36 @@ pub(crate) async fn run(
         reply,
         plugin,
     })
+}
+
+/// As [`run`], with the reports handed on as lines of another kind; those for which `turned` gives none are dropped.
+pub(crate) async fn run_telling<T>(
+    app: &Arc<App>,
+    request: TransformRequest,
+    info: &ModelInfo,
+    lines: &mpsc::Sender<T>,
+    turned: impl Fn(Progress) -> Option<T>,
+) -> Result<Made, Diagnostic> {
+    let (teller, mut told) = mpsc::channel::<Progress>(PROGRESS_LINES_MAX);
+    let work = run(app, request, info, &teller);
+    tokio::pin!(work);
+    // A reader who left does not stop a line from being written; that ends the whole task.
+    loop {
+        tokio::select! {
+            biased;
+            Some(line) = told.recv() => if let Some(line) = turned(line) {
+                let _ = lines.send(line).await;
+            },
+            made = &mut work => {
+                while let Ok(line) = told.try_recv() {
+                    if let Some(line) = turned(line) {
+                        let _ = lines.send(line).await;
+                    }
+                }
+                return made;
+            }
+        }
+    }
 }
 
 impl Made {

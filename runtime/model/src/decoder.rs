@@ -154,7 +154,7 @@ impl Model {
             let gate = run(&*block.gate, &normed, &routes, linear_of(layer, Site::Gate))?;
             let up = run(&*block.up, &normed, &routes, linear_of(layer, Site::Up))?;
             let shape = gate.dims2()?;
-            let (mut gate, up) = (numbers(gate)?, numbers(up)?);
+            let (mut gate, up) = (numbers(&gate)?, numbers(&up)?);
             gated(&mut gate, &up);
             let gate = Tensor::from_vec(gate, shape, &Device::Cpu)?;
             x = (x + run(&*block.down, &gate, &routes, linear_of(layer, Site::Down))?)?;
@@ -234,13 +234,9 @@ impl Model {
         } = self.config;
         let block = &self.blocks[layer];
         let n_tokens = x.dim(0)?;
-        let query = run(&*block.query, x, routes, linear_of(layer, Site::Query))?;
-        let key = run(&*block.key, x, routes, linear_of(layer, Site::Key))?;
-        let value = run(&*block.value, x, routes, linear_of(layer, Site::Value))?
-            .flatten_all()?
-            .to_vec1::<f32>()?;
-        let mut query = query.flatten_all()?.to_vec1::<f32>()?;
-        let mut key = key.flatten_all()?.to_vec1::<f32>()?;
+        let mut query = numbers(&run(&*block.query, x, routes, linear_of(layer, Site::Query))?)?;
+        let mut key = numbers(&run(&*block.key, x, routes, linear_of(layer, Site::Key))?)?;
+        let value = numbers(&run(&*block.value, x, routes, linear_of(layer, Site::Value))?)?;
         rotation.apply(&mut query, n_heads);
         rotation.apply(&mut key, n_kv_heads);
         let shape = HeadShape {
@@ -303,7 +299,7 @@ impl Model {
     }
 }
 
-fn numbers(x: Tensor) -> Result<Vec<f32>> {
+fn numbers(x: &Tensor) -> Result<Vec<f32>> {
     Ok(x.flatten_all()?.to_vec1::<f32>()?)
 }
 
@@ -317,7 +313,7 @@ fn norm_of(layer: usize, site: NormSite) -> Module {
 
 fn run(base: &dyn Linear, x: &Tensor, routes: &Routes<'_>, module: Module) -> Result<Tensor> {
     if let Some(observer) = routes.observer {
-        observer.see(module, &x.flatten_all()?.to_vec1::<f32>()?, base.shape().1);
+        observer.see(module, &numbers(x)?, base.shape().1);
     }
     Routed {
         base,

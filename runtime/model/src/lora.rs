@@ -136,7 +136,7 @@ pub(crate) struct Routes<'a> {
 }
 
 /// Looks on at what linear layers are given.
-pub trait Observe {
+pub trait Observe: Sync {
     /// Sees the input of a layer, `[n, n_columns] f32`, row-major, before it is multiplied.
     fn see(&self, module: Module, x: &[f32], n_columns: usize);
 }

@@ -42,14 +42,24 @@ pub struct ImportOptions<'a> {
 
 impl ImportOptions<'_> {
     fn step(&mut self, done: u64, total: u64) -> Result<()> {
-        if self.cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
-            return Err(RegistryError::Cancelled);
-        }
-        if let Some(progress) = &mut self.progress {
-            progress(done, total);
-        }
-        Ok(())
+        step(&mut self.progress, self.cancel, done, total)
     }
+}
+
+/// Between two buffers of a long copy: stops where nobody wants it any more, else tells how far it is.
+pub(crate) fn step(
+    progress: &mut Option<&mut dyn FnMut(u64, u64)>,
+    cancel: Option<&AtomicBool>,
+    done: u64,
+    total: u64,
+) -> Result<()> {
+    if cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
+        return Err(RegistryError::Cancelled);
+    }
+    if let Some(progress) = progress {
+        progress(done, total);
+    }
+    Ok(())
 }
 
 pub(crate) fn import_file(inner: &Arc<Inner>, path: &Path, mut options: ImportOptions<'_>) -> Result<StoredBlob> {

@@ -2,11 +2,11 @@
 //!
 //! Source: llama.cpp's `llama-imatrix`, whose files these are: the matrices of the blocks, without the head.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufWriter;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_formats::imatrix::{Imatrix, ImatrixForm, Importance};
@@ -22,7 +22,7 @@ use crate::step::CHUNK_TOKENS;
 /// Squares so far, by layer and site.
 #[derive(Default)]
 struct Squares {
-    by_module: RefCell<BTreeMap<Module, Sums>>,
+    by_module: Mutex<BTreeMap<Module, Sums>>,
 }
 
 #[derive(Default)]
@@ -36,7 +36,7 @@ impl Observe for Squares {
         if name_of(module).is_none() || n_columns == 0 {
             return;
         }
-        let mut by_module = self.by_module.borrow_mut();
+        let mut by_module = self.by_module.lock().unwrap_or_else(PoisonError::into_inner);
         let sums = by_module.entry(module).or_default();
         sums.squares.resize(n_columns, 0.0);
         for row in x.chunks_exact(n_columns) {
@@ -91,8 +91,7 @@ pub(super) fn run(
                 adapter,
                 n_logits: 0,
             }];
-            let mut run = || model.forward_observed(&mut batch, Some(&squares)).map(drop);
-            run()?;
+            loaded.on_threads(|| model.forward_observed(&mut batch, Some(&squares)).map(drop))?;
         }
         watch.tell(&MeasureEvent::Progress {
             n_chunks: index as u64 + 1,
@@ -120,7 +119,7 @@ fn imatrix(squares: Squares, pieces: &Pieces) -> Result<Imatrix, Diagnostic> {
         chunk_tokens: u32::try_from(pieces.n_context).unwrap_or(u32::MAX),
         ..Imatrix::default()
     };
-    for (module, sums) in squares.by_module.into_inner() {
+    for (module, sums) in squares.by_module.into_inner().unwrap_or_else(PoisonError::into_inner) {
         let Some(name) = name_of(module) else { continue };
         if sums.squares.iter().any(|sum| !sum.is_finite()) {
             return Err(Diagnostic::new(

@@ -12,12 +12,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use witness_api::{ExportProgress, ExportRequest, Progress};
+use witness_api::{ExportProgress, ExportRequest};
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_plugin_protocol::{ModelInfo, TransformRequest};
 
 use crate::app::App;
-use crate::limits::PROGRESS_LINES_MAX;
 use crate::reply::invalid;
 use crate::transform::{self, Made};
 
@@ -76,22 +75,7 @@ async fn make(
     info: &ModelInfo,
     lines: &mpsc::Sender<ExportProgress>,
 ) -> Result<Made, Diagnostic> {
-    let (teller, mut told) = mpsc::channel::<Progress>(PROGRESS_LINES_MAX);
-    let work = transform::run(app, request, info, &teller);
-    tokio::pin!(work);
-    // A reader who left does not stop a line from being written; that ends the whole task.
-    loop {
-        tokio::select! {
-            biased;
-            Some(line) = told.recv() => drop(lines.send(line.into()).await),
-            made = &mut work => {
-                while let Ok(line) = told.try_recv() {
-                    let _ = lines.send(line.into()).await;
-                }
-                return made;
-            }
-        }
-    }
+    transform::run_telling(app, request, info, lines, |line| Some(line.into())).await
 }
 
 /// What becomes of the files that are written.

@@ -23,7 +23,7 @@ mod pack;
 mod tests;
 mod unpack;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 pub use index::{BaseReference, Entry};
 pub use pack::PackOptions;
@@ -31,7 +31,6 @@ pub(crate) use pack::pack;
 pub use unpack::{Bundle, Unpacked};
 
 use crate::Result;
-use crate::error::RegistryError;
 
 /// Version of the format that this program writes, and the only one that it reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -53,12 +52,6 @@ pub struct Watch<'a> {
 
 impl Watch<'_> {
     fn step(&mut self, done: u64, total: u64) -> Result<()> {
-        if self.cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
-            return Err(RegistryError::Cancelled);
-        }
-        if let Some(progress) = &mut self.progress {
-            progress(done, total);
-        }
-        Ok(())
+        crate::import::step(&mut self.progress, self.cancel, done, total)
     }
 }
