@@ -116,7 +116,7 @@ impl Watch {
                     }
                 },
                 status = &mut exit => {
-                    self.drain(&mut read, &mut buffer);
+                    self.drain(&read, &mut buffer);
                     break status.ok();
                 }
                 _ = tick.tick() => self.ping(),
@@ -135,13 +135,8 @@ impl Watch {
     }
 
     /// Takes what an ended worker had written before it ended.
-    fn drain(&mut self, read: &mut OwnedReadHalf, buffer: &mut BytesMut) {
-        loop {
-            buffer.reserve(READ_BYTES);
-            match read.try_read_buf(buffer) {
-                Ok(0) | Err(_) => return,
-                Ok(_) => {}
-            }
+    fn drain(&mut self, read: &OwnedReadHalf, buffer: &mut BytesMut) {
+        while read_now(read, buffer).is_ok_and(|bytes| bytes > 0) {
             if self.take_frames(buffer).is_err() {
                 return;
             }
@@ -287,6 +282,15 @@ impl Watch {
     }
 }
 
+/// Reads what is there, without waiting. Asks the kernel: tokio's own `try_read` answers from what its reactor has heard so far, and the word
+/// that a process ended can overtake the word that it wrote.
+fn read_now(read: &OwnedReadHalf, buffer: &mut BytesMut) -> std::io::Result<usize> {
+    let mut chunk = [0; READ_BYTES];
+    let bytes = rustix::io::read(read.as_ref(), &mut chunk)?;
+    buffer.extend_from_slice(&chunk[..bytes]);
+    Ok(bytes)
+}
+
 /// Returns whether silence during an operation is a hang: not while it is idle, and not where the caller set a deadline.
 fn is_watched(operation: Operation) -> bool {
     operation != Operation::Idle && !operation.has_deadline()
@@ -422,5 +426,31 @@ impl Connection {
             )
             .cause(error.to_string())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_written_is_read_before_the_reactor_hears_of_it() {
+        let (mut theirs, ours) = std::os::unix::net::UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let (read, _write) = tokio::net::UnixStream::from_std(ours).unwrap().into_split();
+        let mut buffer = BytesMut::new();
+        // The reactor hears of one write, and nothing of the second: no await follows.
+        theirs.write_all(b"first").unwrap();
+        read.readable().await.unwrap();
+        assert_eq!(read.try_read_buf(&mut buffer).unwrap(), 5);
+        assert!(read.try_read_buf(&mut buffer).is_err(), "nothing is left");
+        theirs.write_all(b", last words").unwrap();
+        drop(theirs);
+        assert!(read.try_read_buf(&mut buffer).is_err(), "the reactor has not heard yet");
+        assert_eq!(read_now(&read, &mut buffer).unwrap(), 12);
+        assert_eq!(read_now(&read, &mut buffer).unwrap(), 0);
+        assert_eq!(&buffer[..], b"first, last words");
     }
 }
