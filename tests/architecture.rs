@@ -58,6 +58,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("dataset", &["diagnostics"]),
     ("trackers", &["diagnostics"]),
     ("sampling", &[]),
+    ("batching", &[]),
     ("plugin-abi", &[]),
     ("diagnostics", &[]),
 ];
@@ -67,6 +68,7 @@ const PLUGIN: &[&str] = &[
     "plugin-sdk",
     "plugin-protocol",
     "model",
+    "batching",
     "kernels",
     "formats",
     "tokenizer",

@@ -6,6 +6,7 @@
 mod harness;
 
 mod bundles;
+mod crowd;
 mod disk_full;
 mod hostile_files;
 mod kills;

@@ -89,6 +89,10 @@ impl Daemon {
         daemon
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Ends the daemon with SIGTERM and waits for it.
     pub(crate) fn stop(self) {}
 

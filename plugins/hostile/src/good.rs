@@ -327,6 +327,7 @@ impl ModelFile {
             memory: MemoryEstimate {
                 weights_bytes: self.bytes,
                 kv_bytes_per_token: 8,
+                kv_numbers_per_token: 0,
                 overhead_bytes: 1 << 20,
             },
             ..ModelInfo::default()

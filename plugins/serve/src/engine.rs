@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use witness_diagnostics::Diagnostic;
-use witness_model::{Adapter, KvCache, Model, SequenceStep};
+use witness_model::{Adapter, KvCache, KvType, Model, SequenceStep};
 
 use crate::foreign::ForeignState;
 
@@ -28,7 +28,7 @@ pub(crate) type Rows = Vec<Vec<f32>>;
 
 /// A base model that advances sequences.
 pub(crate) trait Engine: Send {
-    /// Makes the state of a new sequence of up to `capacity_tokens`.
+    /// Makes a state that shares nothing with others, for up to `capacity_tokens`.
     fn new_state(&self, capacity_tokens: usize) -> State;
     /// Runs a batch; returns the rows asked for, sequence by sequence. After an error the states are of no use.
     fn forward(&mut self, batch: &mut [Advance<'_>]) -> Result<Vec<Rows>, Diagnostic>;
@@ -53,11 +53,17 @@ impl State {
 /// Our decoder graph. The weights are shared, so that nothing is loaded twice.
 pub(crate) struct GraphEngine {
     pub(crate) model: Arc<Model>,
+    /// How states of their own store keys and values.
+    pub(crate) kv_type: KvType,
 }
 
 impl Engine for GraphEngine {
     fn new_state(&self, capacity_tokens: usize) -> State {
-        State::Graph(self.model.new_cache(capacity_tokens))
+        State::Graph(KvCache::new(
+            self.model.config().kv_shape(),
+            self.kv_type,
+            capacity_tokens,
+        ))
     }
 
     fn forward(&mut self, batch: &mut [Advance<'_>]) -> Result<Vec<Rows>, Diagnostic> {

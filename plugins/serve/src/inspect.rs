@@ -9,8 +9,8 @@ use witness_formats::hf::{DecoderConfig, GenerationConfig, HfConfig, RopeScaling
 use witness_formats::safetensors::SafeTensors;
 use witness_model::source::storage_of;
 use witness_model::weight::held_bytes;
-use witness_model::{Adapter, Config};
-use witness_plugin_protocol::{AdapterInfo, AdapterSpec, MemoryEstimate, ModelInfo};
+use witness_model::{Adapter, Config, KvType};
+use witness_plugin_protocol::{AdapterInfo, AdapterSpec, KvCacheType, MemoryEstimate, ModelInfo};
 
 use crate::bundle::{Bundle, file_set};
 use crate::foreign;
@@ -35,7 +35,7 @@ pub(crate) fn model_info(bundle: &Bundle) -> Result<ModelInfo, Diagnostic> {
     info.context_length = config.context_length as u64;
     info.embedding_length = config.width as u64;
     info.vocab_size = config.vocab_size as u64;
-    info.memory = memory(&config, info.memory.weights_bytes);
+    info.memory = memory(&config, info.memory.weights_bytes, kv_type(None, &info));
     Ok(info)
 }
 
@@ -80,14 +80,27 @@ pub(crate) fn common(bundle: &Bundle) -> Result<ModelInfo, Diagnostic> {
     Ok(info)
 }
 
+/// Returns how keys and values are stored: as asked, else in 16 bits, unless the weights are in 32 and somebody wants exactly what they give.
+pub(crate) fn kv_type(asked: Option<KvCacheType>, info: &ModelInfo) -> KvType {
+    match asked {
+        Some(KvCacheType::F32) => KvType::F32,
+        Some(KvCacheType::F16) => KvType::F16,
+        Some(KvCacheType::Q8_0) => KvType::Q8_0,
+        None if info.quantization == "F32" => KvType::F32,
+        None => KvType::F16,
+    }
+}
+
 /// Returns what a loaded model will take. See [`MemoryEstimate`] for the formula.
-fn memory(config: &Config, weights_bytes: u64) -> MemoryEstimate {
+fn memory(config: &Config, weights_bytes: u64, kv_type: KvType) -> MemoryEstimate {
     // A chunk's residual stream, its queries, gate and up side by side, and one row of logits; f32.
     let row = 4 * config.width + 3 * config.feed_forward + 4 * config.n_heads * config.head_dim;
     let activations = 4 * (CHUNK_TOKENS * row + 2 * config.vocab_size) as u64;
+    let shape = config.kv_shape();
     MemoryEstimate {
         weights_bytes,
-        kv_bytes_per_token: config.kv_shape().bytes_per_token() as u64,
+        kv_bytes_per_token: shape.bytes_per_token(kv_type) as u64,
+        kv_numbers_per_token: (2 * shape.n_layers * shape.n_kv_heads * shape.head_dim) as u64,
         overhead_bytes: activations + TOKENIZER_BYTES_PER_TOKEN * config.vocab_size as u64,
     }
 }

@@ -9,7 +9,8 @@
 //! | `bundle`, `inspect` | the files of a model, and facts about them |
 //! | `engine`, `foreign` | what computes logits |
 //! | `prompt`, `constraint`, `sequence` | one request: its tokens, what may come, what has come |
-//! | `model`, `step` | one loaded model: adapters, queue, batches |
+//! | `model`, `schedule`, `step` | one loaded model: adapters, who runs, batches |
+//! | `pages` | keys and values of all sequences, and beginnings that are known |
 //! | `measure` | perplexity, divergence and importance of columns, by the same engine |
 //!
 //! **Invariants:** one copy of the base serves all adapters and sequences. At most `num_parallel` sequences run, the rest wait in the
@@ -24,7 +25,9 @@ mod foreign;
 mod inspect;
 mod measure;
 mod model;
+mod pages;
 mod prompt;
+mod schedule;
 mod sequence;
 mod serve;
 mod step;

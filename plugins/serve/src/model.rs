@@ -1,12 +1,11 @@
-//! One loaded model: its weights, adapters, sequences and kept caches.
+//! One loaded model: its weights, adapters and sequences.
 //!
 //! | state | where | ends |
 //! | --- | --- | --- |
-//! | waiting | `waiting`, first come first served | a place among the running is free |
-//! | running | `running`, at most `num_parallel` | it is done, fails or is cancelled |
-//! | kept | `kept`: keys and values of ended sequences | a request with the same beginning takes it, or its place is needed |
+//! | waiting | `waiting`, first come first served | a place among the running is free, and pages ([`crate::schedule`]) |
+//! | running | `running`, at most `num_parallel` | it is done, fails, is cancelled, or is set back for want of pages |
 //!
-//! **Invariant:** after each step, running and kept states together are at most `num_parallel`, which is what the memory estimate counts.
+//! Keys and values of all of them, and those that are kept for others, are pages of one pool ([`crate::pages`]), which is what the memory estimate counts.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -23,8 +22,9 @@ use witness_tokenizer::Tokenizer;
 use crate::engine::{Advance, Engine, Rows, State};
 use crate::error;
 use crate::inspect::open_adapter;
+use crate::pages::{Pages, PrefixKey};
 use crate::prompt::{self, Limits};
-use crate::sequence::{Admission, Sequence};
+use crate::sequence::{Admission, Sequence, Worn};
 
 /// Sequences that may wait. The daemon has a queue of its own before this one; beyond this something is wrong there.
 const WAITING_MAX: usize = 1024;
@@ -37,16 +37,9 @@ const CHECK_TOKENS: usize = 8;
 
 /// An adapter and where it came from.
 struct Attached {
-    adapter: Arc<Adapter>,
+    worn: Worn,
     spec: AdapterSpec,
     info: AdapterInfo,
-}
-
-/// Keys and values of an ended sequence.
-struct Kept {
-    state: State,
-    tokens: Vec<u32>,
-    adapter: Option<Arc<Adapter>>,
 }
 
 /// One loaded model.
@@ -55,12 +48,14 @@ pub struct Loaded {
     pub(crate) tokenizer: Tokenizer,
     template: Result<ChatTemplate, Diagnostic>,
     info: ModelInfo,
-    limits: Limits,
-    num_parallel: usize,
+    pub(crate) limits: Limits,
+    pub(crate) num_parallel: usize,
     adapters: BTreeMap<String, Attached>,
+    last_key: PrefixKey,
     pub(crate) waiting: VecDeque<Sequence>,
     pub(crate) running: Vec<Sequence>,
-    kept: VecDeque<Kept>,
+    /// Nothing for an engine whose states cannot be shared.
+    pub(crate) pages: Option<Pages>,
     pub(crate) threads: Option<Threads>,
 }
 
@@ -73,6 +68,7 @@ pub(crate) struct Parts {
     pub(crate) info: ModelInfo,
     pub(crate) num_ctx: usize,
     pub(crate) num_parallel: usize,
+    pub(crate) pages: Option<Pages>,
     pub(crate) threads: Option<Threads>,
 }
 
@@ -91,9 +87,10 @@ impl Loaded {
             limits,
             num_parallel: parts.num_parallel,
             adapters: BTreeMap::new(),
+            last_key: 0,
             waiting: VecDeque::new(),
             running: Vec::new(),
-            kept: VecDeque::new(),
+            pages: parts.pages,
             threads: parts.threads,
         }
     }
@@ -106,6 +103,11 @@ impl Loaded {
     /// Returns the facts about the model.
     pub fn info(&self) -> &ModelInfo {
         &self.info
+    }
+
+    /// Returns what is wrong with the account of keys and values, if anything is. Asked while no sequence runs or waits.
+    pub fn account_fault(&self) -> Option<String> {
+        self.pages.as_ref().and_then(Pages::fault)
     }
 
     /// Returns the graph, when the model runs on it.
@@ -132,8 +134,8 @@ impl Loaded {
             .adapters
             .get(&spec.name)
             .filter(|attached| same_files(&attached.spec, &spec));
-        let (adapter, info) = match known {
-            Some(attached) => (attached.adapter.clone(), attached.info.clone()),
+        let (worn, info) = match known {
+            Some(attached) => (attached.worn.clone(), attached.info.clone()),
             None => {
                 if self.adapters.len() >= ADAPTERS_MAX && !self.adapters.contains_key(&spec.name) {
                     let message = format!("{ADAPTERS_MAX} adapters are attached already");
@@ -143,22 +145,29 @@ impl Loaded {
                     );
                 }
                 let (adapter, info) = open_adapter(&spec, model.config())?;
-                (Arc::new(adapter), info)
+                self.last_key += 1;
+                let worn = Worn {
+                    adapter: Arc::new(adapter),
+                    key: self.last_key,
+                };
+                (worn, info)
             }
         };
         let check = if check {
-            Some(prove(model, &adapter, &spec.name)?)
+            Some(prove(model, &worn.adapter, &spec.name)?)
         } else {
             None
         };
-        self.adapters.insert(
-            spec.name.clone(),
-            Attached {
-                adapter,
-                spec,
-                info: info.clone(),
-            },
-        );
+        let attached = Attached {
+            worn,
+            spec,
+            info: info.clone(),
+        };
+        let key = attached.worn.key;
+        let before = self.adapters.insert(attached.spec.name.clone(), attached);
+        if let Some(before) = before.filter(|before| before.worn.key != key) {
+            self.forget(&before);
+        }
         Ok(LoadAdapterReply { info, check })
     }
 
@@ -188,20 +197,22 @@ impl Loaded {
         })?;
         let attached = self.adapters.get(&name);
         attached
-            .map(|attached| attached.adapter.clone())
+            .map(|attached| attached.worn.adapter.clone())
             .ok_or_else(|| self.no_such_adapter(&name))
     }
 
     /// Detaches an adapter. Sequences that run with it keep it until they end.
     pub(crate) fn unload_adapter(&mut self, name: &str) -> Result<(), Diagnostic> {
         let attached = self.adapters.remove(name).ok_or_else(|| self.no_such_adapter(name))?;
-        self.kept.retain(|kept| {
-            !kept
-                .adapter
-                .as_ref()
-                .is_some_and(|adapter| Arc::ptr_eq(adapter, &attached.adapter))
-        });
+        self.forget(&attached);
         Ok(())
+    }
+
+    /// Lets go of what was computed with an adapter.
+    fn forget(&mut self, attached: &Attached) {
+        if let Some(pages) = &mut self.pages {
+            pages.forget(attached.worn.key);
+        }
     }
 
     fn no_such_adapter(&self, name: &str) -> Diagnostic {
@@ -229,14 +240,11 @@ impl Loaded {
             let message = format!("{WAITING_MAX} sequences are waiting for this model already");
             return Err(Diagnostic::new("witness::serve::queue_full", Kind::Busy, message).hint("try again later"));
         }
-        let adapter = match &request.adapter {
-            Some(name) => Some(
-                self.adapters
-                    .get(name)
-                    .ok_or_else(|| self.no_such_adapter(name))?
-                    .adapter
-                    .clone(),
-            ),
+        let worn = match &request.adapter {
+            Some(name) => {
+                let attached = self.adapters.get(name);
+                Some(attached.ok_or_else(|| self.no_such_adapter(name))?.worn.clone())
+            }
             None => None,
         };
         let tokens = prompt::tokens(request, &self.tokenizer, &self.template)?;
@@ -256,13 +264,13 @@ impl Loaded {
         let admission = Admission {
             number,
             tokens: ready.tokens,
-            adapter,
-            state: None,
+            worn,
             seed,
             num_ctx: self.limits.num_ctx,
         };
         let mut sequence = Sequence::new(request, admission, &self.tokenizer)?;
-        sequence.state = self.take_kept(&sequence.tokens, sequence.adapter.as_ref());
+        // Held from now on, so that it is still there when the sequence runs.
+        self.begin(&mut sequence);
         started.cached_tokens = sequence.state.as_ref().map_or(0, State::len) as u64;
         self.waiting.push_back(sequence);
         Ok(started)
@@ -272,75 +280,12 @@ impl Loaded {
     pub(crate) fn cancel(&mut self, number: u64) {
         let waiting = self.waiting.iter().position(|sequence| sequence.number == number);
         if let Some(sequence) = waiting.and_then(|at| self.waiting.remove(at)) {
-            self.keep(sequence);
+            self.keep(&sequence);
         }
         if let Some(at) = self.running.iter().position(|sequence| sequence.number == number) {
             let sequence = self.running.remove(at);
-            self.keep(sequence);
+            self.keep(&sequence);
         }
-    }
-
-    /// Moves waiting sequences into free places.
-    pub(crate) fn admit(&mut self) {
-        while self.running.len() < self.num_parallel {
-            let Some(mut sequence) = self.waiting.pop_front() else {
-                break;
-            };
-            if sequence.state.is_none() {
-                sequence.state = Some(self.engine.new_state(self.limits.num_ctx));
-            }
-            self.running.push(sequence);
-        }
-        self.trim_kept();
-    }
-
-    /// Keeps the keys and values of an ended sequence, in place of the oldest.
-    pub(crate) fn keep(&mut self, sequence: Sequence) {
-        let Sequence {
-            state, tokens, adapter, ..
-        } = sequence;
-        if let Some(state @ State::Graph(_)) = state
-            && state.len() > 0
-        {
-            self.kept.push_back(Kept { state, tokens, adapter });
-        }
-    }
-
-    /// Drops the oldest kept states until they and the running ones fit the places that there are.
-    pub(crate) fn trim_kept(&mut self) {
-        while self.kept.len() + self.running.len() > self.num_parallel && self.kept.pop_front().is_some() {}
-    }
-
-    /// Takes the kept state that shares the longest beginning with `tokens` under the same adapter, cut back to what they share.
-    /// At least the last token is left to run, since its logits are wanted.
-    fn take_kept(&mut self, tokens: &[u32], adapter: Option<&Arc<Adapter>>) -> Option<State> {
-        let shared = |kept: &Kept| {
-            let same_adapter = match (kept.adapter.as_ref(), adapter) {
-                (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-                (None, None) => true,
-                _ => false,
-            };
-            let common = kept.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-            if same_adapter {
-                common.min(kept.state.len()).min(tokens.len().saturating_sub(1))
-            } else {
-                0
-            }
-        };
-        let (at, n_shared) = self
-            .kept
-            .iter()
-            .map(shared)
-            .enumerate()
-            .max_by_key(|(_, n_shared)| *n_shared)?;
-        if n_shared == 0 {
-            return None;
-        }
-        let mut kept = self.kept.remove(at)?;
-        if let State::Graph(cache) = &mut kept.state {
-            cache.truncate(n_shared);
-        }
-        Some(kept.state)
     }
 }
 

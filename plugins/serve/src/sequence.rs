@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use witness_batching::{Pending, Speculation, draft};
 use witness_diagnostics::Diagnostic;
 use witness_model::Adapter;
 use witness_plugin_protocol::{Alternative, Done, DoneReason, GenerateRequest, SamplingOptions};
@@ -13,21 +14,32 @@ use witness_tokenizer::{DecodeStream, Tokenizer};
 use crate::constraint::Constraint;
 use crate::engine::State;
 use crate::error;
+use crate::pages::PrefixKey;
 
 /// Alternatives reported beside a token at most; each costs a look at the whole vocabulary.
 pub(crate) const TOP_LOGPROBS_MAX: u32 = 128;
 
+/// An adapter that sequences run with.
+#[derive(Clone)]
+pub(crate) struct Worn {
+    pub(crate) adapter: Arc<Adapter>,
+    /// No other adapter of this model has or had it.
+    pub(crate) key: PrefixKey,
+}
+
 /// A sequence, waiting or running.
 pub(crate) struct Sequence {
     pub(crate) number: u64,
-    /// Name of the adapter, for the key of a kept cache.
-    pub(crate) adapter: Option<Arc<Adapter>>,
+    pub(crate) worn: Option<Worn>,
     /// Prompt and answer so far.
     pub(crate) tokens: Vec<u32>,
     /// Tokens of the prompt.
     pub(crate) n_prompt: usize,
-    /// Keys and values; nothing until it runs for the first time, unless it continues a kept one.
+    /// Keys and values; nothing while it waits, unless it was admitted to begin with what is kept.
     pub(crate) state: Option<State>,
+    /// Tokens that were fed behind the last one in this step, to be compared with what is chosen.
+    pub(crate) guess: Vec<u32>,
+    pub(crate) speculation: Speculation,
     pub(crate) prompt_time: Duration,
     pub(crate) generate_time: Duration,
     sampler: Sampler,
@@ -54,8 +66,7 @@ pub(crate) struct Said {
 pub(crate) struct Admission {
     pub(crate) number: u64,
     pub(crate) tokens: Vec<u32>,
-    pub(crate) adapter: Option<Arc<Adapter>>,
-    pub(crate) state: Option<State>,
+    pub(crate) worn: Option<Worn>,
     pub(crate) seed: u64,
     pub(crate) num_ctx: usize,
 }
@@ -71,10 +82,12 @@ impl Sequence {
         let n_prompt = admission.tokens.len();
         Ok(Self {
             number: admission.number,
-            adapter: admission.adapter,
+            worn: admission.worn,
             n_prompt,
             tokens: admission.tokens,
-            state: admission.state,
+            state: None,
+            guess: Vec::new(),
+            speculation: Speculation::default(),
             prompt_time: Duration::ZERO,
             generate_time: Duration::ZERO,
             sampler: Sampler::new(sampler_config(options), admission.seed).map_err(|error| error::sampling(&error))?,
@@ -90,6 +103,29 @@ impl Sequence {
     /// Returns the tokens that keys and values do not cover yet.
     pub(crate) fn pending(&self) -> &[u32] {
         &self.tokens[self.state.as_ref().map_or(0, State::len)..]
+    }
+
+    /// Returns under which key its keys and values are found again.
+    pub(crate) fn key(&self) -> PrefixKey {
+        self.worn.as_ref().map_or(0, |worn| worn.key)
+    }
+
+    /// Returns what it could feed now. One that was set back reads its answer again like a prompt.
+    pub(crate) fn load(&self) -> Pending {
+        let n_tokens = self.pending().len();
+        Pending {
+            n_tokens,
+            is_prompt: n_tokens > 1 || self.in_prompt(),
+        }
+    }
+
+    /// Guesses what follows, where that may pay and all of it could be said.
+    pub(crate) fn guess_ahead(&mut self) {
+        let sayable = self.tokens_max.saturating_sub(self.n_generated() + 1);
+        let fitting = self.context.saturating_sub(self.tokens.len());
+        let max = self.speculation.len_wanted().min(sayable).min(fitting);
+        self.guess.clear();
+        self.guess.extend_from_slice(draft(&self.tokens, max));
     }
 
     /// Returns whether the prompt is still being read.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_kernels::Isa;
-use witness_model::Threads;
+use witness_model::{KvType, Model, PAGE_TOKENS, Threads};
 use witness_plugin_protocol::{
     GenerateRequest, InspectReply, InspectRequest, LoadAdapterReply, LoadAdapterRequest, LoadReply, LoadRequest,
     Started, UnloadAdapterRequest,
@@ -17,6 +17,7 @@ use crate::engine::{Engine, GraphEngine};
 use crate::foreign;
 use crate::inspect;
 use crate::model::{Loaded, Parts};
+use crate::pages::Pages;
 
 /// Context when none is asked for: the smaller of this and what the model was made for.
 const NUM_CTX_DEFAULT: u64 = 4096;
@@ -93,10 +94,15 @@ impl Serve for CpuServe {
             );
             diagnostic
         });
+        let mut pages = None;
         let engine: Box<dyn Engine> = match config {
-            Some(config) => Box::new(GraphEngine {
-                model: Arc::new(bundle.load(config)?),
-            }),
+            Some(config) => {
+                let model = Arc::new(bundle.load(config)?);
+                let kv_type = inspect::kv_type(options.kv_cache_type, &info);
+                let max_pages = max_pages(&model, kv_type, options.kv_bytes, num_ctx, num_parallel);
+                pages = Some(Pages::new(model.new_pool(kv_type, max_pages)));
+                Box::new(GraphEngine { model, kv_type })
+            }
             None => foreign::load(&bundle, &info, num_ctx)?,
         };
         self.loads += 1;
@@ -119,6 +125,7 @@ impl Serve for CpuServe {
                 info,
                 num_ctx,
                 num_parallel,
+                pages,
                 threads,
             }),
             reply,
@@ -148,6 +155,18 @@ impl Serve for CpuServe {
     fn step(&mut self, model: &mut Loaded, emit: &mut dyn FnMut(ServeEvent<'_>)) -> Result<usize, Diagnostic> {
         Ok(model.step(emit))
     }
+}
+
+/// Returns how many pages keys and values may take: what is asked for, not more than all sequences can fill, and not less than one. One more for each that runs: who
+/// writes to a page that others hold too has a copy of it for a while.
+fn max_pages(model: &Model, kv_type: KvType, bytes: Option<u64>, num_ctx: usize, num_parallel: usize) -> usize {
+    let of_context = num_ctx.div_ceil(PAGE_TOKENS);
+    let page_bytes = PAGE_TOKENS * model.config().kv_shape().bytes_per_token(kv_type);
+    let asked = bytes
+        .and_then(|bytes| usize::try_from(bytes).ok())
+        .unwrap_or(usize::MAX);
+    let pages = (asked / page_bytes.max(1)).min(of_context.saturating_mul(num_parallel));
+    pages.max(of_context) + num_parallel
 }
 
 /// Returns the context in force: what is asked for, but not more than the model was made for.

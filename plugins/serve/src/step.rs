@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
+use witness_batching::{Pending, shares};
 use witness_diagnostics::Diagnostic;
 use witness_plugin_protocol::DoneReason;
-use witness_plugin_sdk::ServeEvent;
+use witness_plugin_sdk::{Level, ServeEvent, log};
 
-use crate::engine::{Advance, Rows};
+use crate::engine::{Advance, Rows, State};
 use crate::model::Loaded;
 use crate::sequence::Sequence;
 
@@ -14,27 +15,44 @@ use crate::sequence::Sequence;
 /// sequences wait no longer than about twenty of their own steps.
 pub(crate) const CHUNK_TOKENS: usize = 256;
 
+/// Sequences that guess at most: with more, the rows that they have anyway keep the processor busy.
+const GUESSING_MAX: usize = 4;
+
 impl Loaded {
     /// Advances all running sequences and returns how many run or wait.
     pub(crate) fn step(&mut self, emit: &mut dyn FnMut(ServeEvent<'_>)) -> usize {
         self.admit();
         self.finish_empty(emit);
         if !self.running.is_empty() {
-            let fed: Vec<usize> = self
-                .running
-                .iter()
-                .map(|sequence| sequence.pending().len().min(CHUNK_TOKENS))
-                .collect();
+            self.guess();
+            let loads: Vec<Pending> = self.running.iter().map(Sequence::load).collect();
+            let mut fed = shares(&loads, CHUNK_TOKENS);
+            for (fed, sequence) in fed.iter_mut().zip(&self.running) {
+                *fed += sequence.guess.len();
+            }
+            self.make_room(&mut fed);
             let begun = Instant::now();
             match self.forward(&fed) {
                 Ok(rows) => self.take(&fed, rows, begun.elapsed(), emit),
                 Err(diagnostic) => self.fail(&diagnostic, emit),
             }
         }
-        self.trim_kept();
+        self.look_over();
         self.running.len() + self.waiting.len()
     }
 
+    /// Has sequences guess ahead, while so few run that more rows cost little.
+    fn guess(&mut self) {
+        let may_guess = self.pages.is_some() && self.running.len() <= GUESSING_MAX;
+        for sequence in &mut self.running {
+            sequence.guess.clear();
+            if may_guess && !sequence.load().is_prompt {
+                sequence.guess_ahead();
+            }
+        }
+    }
+
+    /// Runs a batch of `fed[i]` tokens of sequence `i`, guesses included. Returns its rows of logits, none for a sequence that has more to feed.
     fn forward(&mut self, fed: &[usize]) -> Result<Vec<Rows>, Diagnostic> {
         let Loaded {
             engine,
@@ -42,30 +60,44 @@ impl Loaded {
             threads,
             ..
         } = self;
+        let guesses: Vec<Vec<u32>> = running.iter().map(|sequence| with_guess(sequence)).collect();
         let mut batch = Vec::with_capacity(running.len());
-        for (sequence, &n_tokens) in running.iter_mut().zip(fed) {
+        for ((sequence, guess), &n_tokens) in running.iter_mut().zip(&guesses).zip(fed) {
             let Sequence {
                 state: Some(state),
                 tokens,
-                adapter,
+                worn,
                 ..
             } = sequence
             else {
                 return Err(crate::error::internal("a running sequence has no state"));
             };
+            if n_tokens == 0 {
+                continue;
+            }
             let from = state.len();
-            let is_last = from + n_tokens == tokens.len();
+            let is_last = from + n_tokens >= tokens.len();
             batch.push(Advance {
-                tokens: &tokens[from..from + n_tokens],
+                tokens: if guess.is_empty() {
+                    &tokens[from..from + n_tokens]
+                } else {
+                    guess
+                },
                 state,
-                adapter: adapter.as_deref(),
-                n_logits: usize::from(is_last),
+                adapter: worn.as_ref().map(|worn| &*worn.adapter),
+                n_logits: if is_last { guess.len().max(1) } else { 0 },
             });
         }
-        match threads {
+        let mut rows = match threads {
             Some(threads) => threads.install(|| engine.forward(&mut batch)),
             None => engine.forward(&mut batch),
-        }
+        }?
+        .into_iter();
+        let rows_of = fed.iter().map(|&n_tokens| match n_tokens {
+            0 => Rows::new(),
+            _ => rows.next().unwrap_or_default(),
+        });
+        Ok(rows_of.collect())
     }
 
     /// Ends sequences that want no token at all, without running them.
@@ -77,13 +109,12 @@ impl Loaded {
         }
     }
 
-    /// Chooses a token for each sequence whose logits came, and sorts out who goes on.
+    /// Chooses tokens for each sequence whose logits came, and sorts out who goes on.
     fn take(&mut self, fed: &[usize], rows: Vec<Rows>, elapsed: Duration, emit: &mut dyn FnMut(ServeEvent<'_>)) {
         let running = std::mem::take(&mut self.running);
-        for ((mut sequence, &n_tokens), mut rows) in running.into_iter().zip(fed).zip(rows) {
+        for ((mut sequence, &n_tokens), rows) in running.into_iter().zip(fed).zip(rows) {
             let number = sequence.number;
-            let in_prompt = sequence.in_prompt();
-            if in_prompt {
+            if sequence.in_prompt() {
                 sequence.prompt_time += elapsed;
                 let tokens_done = u32::try_from(sequence.tokens.len() - sequence.pending().len()).unwrap_or(u32::MAX);
                 if n_tokens > 1 {
@@ -95,36 +126,63 @@ impl Loaded {
             } else {
                 sequence.generate_time += elapsed;
             }
-            let Some(logits) = rows.first_mut() else {
-                self.running.push(sequence);
-                continue;
-            };
+            if sequence.in_prompt() && !rows.is_empty() {
+                // It is read: who begins like it need not wait for the answer.
+                self.keep(&sequence);
+            }
+            let is_answering = n_tokens == 1 + sequence.guess.len();
             let begun = Instant::now();
-            let said = match sequence.choose(logits, &self.tokenizer) {
-                Ok(said) => said,
-                Err(diagnostic) => {
-                    emit(ServeEvent::Error {
-                        sequence: number,
-                        diagnostic,
-                    });
-                    continue;
-                }
-            };
+            let spoken = self.speak(&mut sequence, rows, emit);
             sequence.generate_time += begun.elapsed();
+            match spoken {
+                Err(diagnostic) => emit(ServeEvent::Error {
+                    sequence: number,
+                    diagnostic,
+                }),
+                Ok((_, Some(reason))) => self.end(sequence, reason, emit),
+                Ok((n_right, None)) => {
+                    if is_answering {
+                        sequence.speculation.observe(elapsed, sequence.guess.len(), n_right);
+                    }
+                    self.running.push(sequence);
+                }
+            }
+        }
+    }
+
+    /// Says a token for each row of logits, until one was not guessed or the answer ends. Returns how many guesses were right, and why the answer ended.
+    fn speak(
+        &self,
+        sequence: &mut Sequence,
+        rows: Rows,
+        emit: &mut dyn FnMut(ServeEvent<'_>),
+    ) -> Result<(usize, Option<DoneReason>), Diagnostic> {
+        let mut n_right = 0;
+        let mut ended = None;
+        for (index, mut logits) in rows.into_iter().enumerate() {
+            let said = sequence.choose(&mut logits, &self.tokenizer)?;
             if said.is_answer {
                 emit(ServeEvent::Token {
-                    sequence: number,
+                    sequence: sequence.number,
                     id: said.token,
                     text: &said.text,
                     logprob: said.logprob,
                     alternatives: &said.alternatives,
                 });
             }
-            match said.ended {
-                Some(reason) => self.end(sequence, reason, emit),
-                None => self.running.push(sequence),
+            ended = said.ended;
+            if ended.is_some() || sequence.guess.get(index) != Some(&said.token) {
+                break;
             }
+            n_right += 1;
         }
+        // What was fed behind the last right guess never was.
+        if let Some(State::Graph(cache)) = &mut sequence.state
+            && !sequence.guess.is_empty()
+        {
+            cache.truncate(sequence.tokens.len() - 1);
+        }
+        Ok((n_right, ended))
     }
 
     fn end(&mut self, mut sequence: Sequence, reason: DoneReason, emit: &mut dyn FnMut(ServeEvent<'_>)) {
@@ -134,7 +192,20 @@ impl Loaded {
             text: &text,
             done,
         });
-        self.keep(sequence);
+        self.keep(&sequence);
+    }
+
+    /// Looks over the account of pages while nobody runs: a page that nobody knows of would be lost until the model is unloaded.
+    fn look_over(&self) {
+        if self.running.is_empty()
+            && self.waiting.is_empty()
+            && let Some(fault) = self.account_fault()
+        {
+            log(
+                Level::Error,
+                &format!("the account of keys and values is wrong: {fault}"),
+            );
+        }
     }
 
     fn fail(&mut self, diagnostic: &Diagnostic, emit: &mut dyn FnMut(ServeEvent<'_>)) {
@@ -144,5 +215,13 @@ impl Loaded {
                 diagnostic: diagnostic.clone(),
             });
         }
+    }
+}
+
+/// Returns the last token with the guess that follows it; nothing without a guess.
+fn with_guess(sequence: &Sequence) -> Vec<u32> {
+    match (&sequence.guess[..], sequence.tokens.last()) {
+        ([], _) | (_, None) => Vec::new(),
+        (guess, Some(last)) => std::iter::once(*last).chain(guess.iter().copied()).collect(),
     }
 }

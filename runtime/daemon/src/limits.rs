@@ -78,3 +78,6 @@ pub(crate) const BENCH_CASES_MAX: usize = 64;
 pub(crate) const BENCH_REPEATS_MAX: u64 = 1000;
 /// Sequences of a case: as many as a model serves at once.
 pub(crate) const BENCH_PARALLEL_MAX: u64 = 64;
+
+/// Part of the memory budget that the keys and values of one model may take beyond one full context: a fourth.
+pub(crate) const KV_SHARE: u64 = 4;

@@ -29,7 +29,7 @@ use crate::create::order::{file_ref, parse_digest};
 use crate::export::place_new;
 use crate::limits::{BENCH_CASES_MAX, BENCH_PARALLEL_MAX, BENCH_REPEATS_MAX, MEASURED_MODELS_MAX};
 use crate::models::library::{blocking, shutting_down};
-use crate::reckon::{details, lease_of, reckon};
+use crate::reckon::{CachePlan, details, lease_of, reckon};
 use crate::reply::invalid;
 use crate::transform;
 use crate::turn::choose_adapter;
@@ -250,7 +250,7 @@ impl Trial {
 /// Makes a model in each type that fits, measures it and throws it away. Returns the last line: the nearest first.
 pub(crate) async fn suggest(app: Arc<App>, trial: Trial, lines: Lines) -> Result<MeasureLine, Diagnostic> {
     let info = &trial.source.info;
-    let reckoning = reckon(info, app.settings.context_length, app.settings.parallel as u64);
+    let reckoning = reckon(info, app.settings.context_length, &CachePlan::of(&app));
     let beside = reckoning.kv.saturating_add(reckoning.overhead);
     let mut fitting = Vec::new();
     let mut least = u64::MAX;

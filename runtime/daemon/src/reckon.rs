@@ -1,12 +1,12 @@
 //! What a request takes of the machine: memory by estimate, and the options that a base is loaded with.
 
 use witness_api::{KeepAlive, Options};
-use witness_plugin_protocol::{FileRef, LoadOptions, ModelInfo, ModelSpec};
+use witness_plugin_protocol::{FileRef, KvCacheType, LoadOptions, ModelInfo, ModelSpec};
 use witness_registry::{Digest, Lease};
 use witness_scheduler::Demand;
 
 use crate::app::App;
-use crate::limits::CONTEXT_DEFAULT;
+use crate::limits::{CONTEXT_DEFAULT, KV_SHARE};
 use crate::models::actor::keep_alive;
 use crate::models::handle::Want;
 use crate::models::slot::Label;
@@ -45,17 +45,20 @@ pub(crate) fn load_want(
     let num_ctx = options
         .num_ctx
         .or(app.settings.context_length.map(|tokens| at_most(tokens, info)));
-    let parallel = app.settings.parallel as u64;
+    let cache = CachePlan::of(app);
+    let reckoning = reckon(info, num_ctx, &cache);
     let load = LoadOptions {
         num_ctx,
         num_thread: options.num_thread,
-        num_parallel: Some(parallel),
+        num_parallel: Some(cache.parallel),
+        kv_cache_type: cache.kind,
+        kv_bytes: Some(reckoning.kv),
     };
     let demand = Demand {
         key: key_of(&base.files),
         shape: (num_ctx.is_some() || options.num_thread.is_some()).then(|| shape_of(&load)),
         shape_default: 0,
-        bytes: reckon(info, num_ctx, parallel).total(),
+        bytes: reckoning.total(),
         keep_alive: keep_alive(time, app.settings.keep_alive),
     };
     (demand, load)
@@ -103,23 +106,51 @@ impl Reckoning {
     }
 }
 
-/// Reckons `weights + overhead + kv_per_token * context * sequences`.
-pub(crate) fn reckon(info: &ModelInfo, num_ctx: Option<u64>, parallel: u64) -> Reckoning {
+/// What the settings say about keys and values.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CachePlan {
+    /// Sequences that may run at once.
+    pub(crate) parallel: u64,
+    pub(crate) kind: Option<KvCacheType>,
+    /// Memory that all models may take.
+    pub(crate) budget_bytes: u64,
+}
+
+impl CachePlan {
+    pub(crate) fn of(app: &App) -> Self {
+        Self {
+            parallel: app.settings.parallel as u64,
+            kind: app.settings.kv_cache_type.as_deref().and_then(KvCacheType::named),
+            budget_bytes: app.memory_budget_bytes,
+        }
+    }
+}
+
+/// Reckons `weights + overhead + keys and values`: a full context for each sequence that may run, if that is not more than a share of the budget and fits beside the
+/// weights, and one at least. Sequences seldom fill their contexts, and those that begin alike share; the plugin makes do with what there is.
+pub(crate) fn reckon(info: &ModelInfo, num_ctx: Option<u64>, cache: &CachePlan) -> Reckoning {
     let trained = if info.context_length == 0 {
         CONTEXT_DEFAULT
     } else {
         info.context_length
     };
     let num_ctx = at_most(num_ctx.unwrap_or(CONTEXT_DEFAULT.min(trained)), info);
+    let memory = &info.memory;
+    let per_token = match (cache.kind, memory.kv_numbers_per_token) {
+        (Some(kind), numbers @ 1..) => kind.bytes_of(numbers),
+        _ => memory.kv_bytes_per_token,
+    };
+    let context = per_token.saturating_mul(num_ctx);
+    let beside = cache
+        .budget_bytes
+        .saturating_sub(memory.weights_bytes)
+        .saturating_sub(memory.overhead_bytes);
+    let most = (cache.budget_bytes / KV_SHARE).min(beside).max(context);
     Reckoning {
         num_ctx,
-        weights: info.memory.weights_bytes,
-        kv: info
-            .memory
-            .kv_bytes_per_token
-            .saturating_mul(num_ctx)
-            .saturating_mul(parallel.max(1)),
-        overhead: info.memory.overhead_bytes,
+        weights: memory.weights_bytes,
+        kv: context.saturating_mul(cache.parallel.max(1)).min(most),
+        overhead: memory.overhead_bytes,
     }
 }
 
@@ -163,22 +194,61 @@ mod tests {
         let memory = MemoryEstimate {
             weights_bytes: 1000,
             kv_bytes_per_token: 10,
+            kv_numbers_per_token: 5,
             overhead_bytes: 5,
+        };
+        let cache = |parallel| CachePlan {
+            parallel,
+            kind: None,
+            budget_bytes: u64::MAX,
         };
         let info = |context_length| ModelInfo {
             context_length,
             memory,
             ..ModelInfo::default()
         };
-        assert_eq!(reckon(&info(256), None, 1).total(), 1000 + 2560 + 5);
-        assert_eq!(reckon(&info(131_072), None, 2).num_ctx, 4096);
-        assert_eq!(reckon(&info(131_072), Some(8192), 2).kv, 8192 * 2 * 10);
-        assert_eq!(reckon(&info(0), Some(u64::MAX), 2).total(), u64::MAX, "never overflows");
+        assert_eq!(reckon(&info(256), None, &cache(1)).total(), 1000 + 2560 + 5);
+        assert_eq!(reckon(&info(131_072), None, &cache(2)).num_ctx, 4096);
+        assert_eq!(reckon(&info(131_072), Some(8192), &cache(2)).kv, 8192 * 2 * 10);
         assert_eq!(
-            reckon(&info(256), Some(1_000_000), 1).num_ctx,
+            reckon(&info(0), Some(u64::MAX), &cache(2)).total(),
+            u64::MAX,
+            "never overflows"
+        );
+        assert_eq!(
+            reckon(&info(256), Some(1_000_000), &cache(1)).num_ctx,
             256,
             "no more than it was made for"
         );
+    }
+
+    #[test]
+    fn keys_and_values_are_reckoned_by_type_and_kept_to_their_share() {
+        let mut info = ModelInfo {
+            context_length: 1024,
+            memory: MemoryEstimate {
+                kv_bytes_per_token: 128,
+                kv_numbers_per_token: 64,
+                ..MemoryEstimate::default()
+            },
+            ..ModelInfo::default()
+        };
+        let kv_of = |info: &ModelInfo, parallel, kind, budget_bytes| {
+            let cache = CachePlan {
+                parallel,
+                kind,
+                budget_bytes,
+            };
+            reckon(info, None, &cache).kv
+        };
+        let kv = |parallel, kind, budget_bytes| kv_of(&info, parallel, kind, budget_bytes);
+        assert_eq!(kv(1, None, u64::MAX), 1024 * 128);
+        assert_eq!(kv(2, Some(KvCacheType::F32), u64::MAX), 2 * 1024 * 256);
+        assert_eq!(kv(1, Some(KvCacheType::Q8_0), u64::MAX), 1024 * 68);
+        assert_eq!(kv(16, None, 4 * 300_000), 300_000, "a share of the budget");
+        assert_eq!(kv(16, None, 1_000), 1024 * 128, "one context is the least");
+        info.memory.weights_bytes = 1_000_000;
+        assert_eq!(kv_of(&info, 16, None, 4 * 300_000), 200_000, "what the weights leave");
     }
 
     #[test]
@@ -188,6 +258,7 @@ mod tests {
                 num_ctx,
                 num_thread,
                 num_parallel: Some(1),
+                ..LoadOptions::default()
             })
         };
         assert_ne!(shape(Some(64), None), shape(Some(128), None));

@@ -1,16 +1,26 @@
 //! Keys and values of a sequence, in pages.
 //!
-//! A page holds [`PAGE_TOKENS`] positions of every layer, so that memory grows with the sequence and a later engine can share or swap
-//! whole pages. Attention sees a cache only through [`KvView`].
+//! A page holds [`PAGE_TOKENS`] positions of every layer, so that memory grows with the sequence and sequences that begin alike can hold the same pages. Attention
+//! sees a cache only through [`KvView`].
 //!
 //! | memory | layout | owner |
 //! | --- | --- | --- |
-//! | `Page::keys` | `[n_layers, n_kv_heads, head_dim, PAGE_TOKENS]` f32 | the cache that pushed the page |
-//! | `Page::values` | `[n_layers, n_kv_heads, PAGE_TOKENS, head_dim]` f32 | the same |
+//! | keys of a page | `[n_layers, n_kv_heads, head_dim, PAGE_TOKENS]` | whoever holds the page; the memory is the pool's |
+//! | values of a page | `[n_layers, n_kv_heads, PAGE_TOKENS, head_dim]` | the same |
 //!
 //! Keys lie by number and then by position, so that a query's product with all keys of a page is a sum of whole vectors, as that of weights with values is.
 //!
-//! **Invariant:** positions `0..len()` of all layers are written; what lies behind them is never read.
+//! **Invariants:** positions `0..len()` of all layers are written; what lies behind them is never read. A page that two hold is never written to: the writer gets a
+//! copy first.
+
+mod numbers;
+mod pool;
+
+use std::sync::Arc;
+
+pub use numbers::KvType;
+use numbers::Order;
+pub use pool::{KvPage, KvPool};
 
 use crate::error::{ModelError, Result};
 
@@ -30,28 +40,18 @@ pub struct KvShape {
 
 impl KvShape {
     /// Returns the bytes of keys and values of one position.
-    pub fn bytes_per_token(&self) -> usize {
-        2 * self.n_layers * self.n_kv_heads * self.head_dim * size_of::<f32>()
+    pub fn bytes_per_token(&self, kind: KvType) -> usize {
+        2 * self.n_layers * self.n_kv_heads * kind.vector_bytes(self.head_dim)
     }
-
-    fn page_numbers(&self) -> usize {
-        self.n_layers * self.n_kv_heads * PAGE_TOKENS * self.head_dim
-    }
-}
-
-#[derive(Debug)]
-struct Page {
-    keys: Box<[f32]>,
-    values: Box<[f32]>,
 }
 
 /// Keys and values of one sequence.
 #[derive(Debug)]
 pub struct KvCache {
-    shape: KvShape,
+    pool: Arc<KvPool>,
     capacity_tokens: usize,
     n_tokens: usize,
-    pages: Vec<Page>,
+    pages: Vec<KvPage>,
 }
 
 /// One layer of a cache, as attention reads it.
@@ -61,15 +61,17 @@ pub struct KvView<'a> {
     n_tokens: usize,
 }
 
+/// Room for a page of one head, decoded.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    keys: Vec<f32>,
+    values: Vec<f32>,
+}
+
 impl KvCache {
-    /// Makes an empty cache for up to `capacity_tokens` positions. Allocates nothing yet.
-    pub fn new(shape: KvShape, capacity_tokens: usize) -> Self {
-        Self {
-            shape,
-            capacity_tokens,
-            n_tokens: 0,
-            pages: Vec::new(),
-        }
+    /// Makes an empty cache for up to `capacity_tokens` positions, with a pool of its own. Allocates nothing yet.
+    pub fn new(shape: KvShape, kind: KvType, capacity_tokens: usize) -> Self {
+        KvPool::new(shape, kind, capacity_tokens.div_ceil(PAGE_TOKENS)).cache(capacity_tokens)
     }
 
     /// Returns the number of positions written.
@@ -89,10 +91,23 @@ impl KvCache {
 
     /// Returns the shape.
     pub fn shape(&self) -> KvShape {
-        self.shape
+        self.pool.shape()
     }
 
-    /// Forgets every position from `n_tokens` on and frees pages that hold none.
+    /// Returns its pages, in order; the last may hold less than it can.
+    pub fn pages(&self) -> &[KvPage] {
+        &self.pages
+    }
+
+    /// Returns the pages that writing `n_new` more positions takes from the pool, copies of shared pages included.
+    pub fn pages_wanted(&self, n_new: usize) -> usize {
+        let more = (self.n_tokens + n_new)
+            .div_ceil(PAGE_TOKENS)
+            .saturating_sub(self.pages.len());
+        more + usize::from(n_new > 0 && self.shared_tail().is_some())
+    }
+
+    /// Forgets every position from `n_tokens` on and lets go of pages that hold none.
     pub fn truncate(&mut self, n_tokens: usize) {
         self.n_tokens = self.n_tokens.min(n_tokens);
         self.pages.truncate(self.n_tokens.div_ceil(PAGE_TOKENS));
@@ -100,10 +115,16 @@ impl KvCache {
 
     /// Returns the bytes of the pages held now.
     pub fn resident_bytes(&self) -> usize {
-        self.pages.len() * self.shape.page_numbers() * 2 * size_of::<f32>()
+        self.pages.len() * self.pool.page_bytes()
     }
 
-    /// Makes room for `n_new` positions after the last one.
+    /// Returns the page that the next position goes to, if others hold it too.
+    fn shared_tail(&self) -> Option<usize> {
+        let index = self.n_tokens / PAGE_TOKENS;
+        self.pages.get(index).is_some_and(KvPage::is_shared).then_some(index)
+    }
+
+    /// Makes room for `n_new` positions after the last one, on pages that nobody else holds.
     pub(crate) fn reserve(&mut self, n_new: usize) -> Result<()> {
         let wanted = self.n_tokens.saturating_add(n_new);
         if wanted > self.capacity_tokens {
@@ -112,37 +133,38 @@ impl KvCache {
                 capacity: self.capacity_tokens,
             });
         }
-        let numbers = self.shape.page_numbers();
+        if let Some(index) = self.shared_tail() {
+            self.pages[index] = self.pool.copy(&self.pages[index])?;
+        }
         while self.pages.len() * PAGE_TOKENS < wanted {
-            self.pages.push(Page {
-                keys: vec![0.0; numbers].into(),
-                values: vec![0.0; numbers].into(),
-            });
+            self.pages.push(self.pool.take()?);
         }
         Ok(())
     }
 
     /// Writes one layer's keys and values, `[n_new, n_kv_heads, head_dim]` f32 each, behind the last position.
     /// They count once [`KvCache::commit`] is called. Needs [`KvCache::reserve`] first.
+    ///
+    /// # Panics
+    /// Without that.
     pub(crate) fn write(&mut self, layer: usize, keys: &[f32], values: &[f32]) {
         let KvShape {
             n_kv_heads, head_dim, ..
-        } = self.shape;
+        } = self.pool.shape();
         let row = n_kv_heads * head_dim;
         assert_eq!(keys.len(), values.len(), "a key for each value");
         for (index, (key, value)) in keys.chunks_exact(row).zip(values.chunks_exact(row)).enumerate() {
             let position = self.n_tokens + index;
-            let page = &mut self.pages[position / PAGE_TOKENS];
-            let place = position % PAGE_TOKENS;
-            for head in 0..n_kv_heads {
-                let head_at = (layer * n_kv_heads + head) * PAGE_TOKENS * head_dim;
-                let numbers = head * head_dim..(head + 1) * head_dim;
-                let column = page.keys[head_at + place..].iter_mut().step_by(PAGE_TOKENS);
-                for (slot, number) in column.zip(&key[numbers.clone()]) {
-                    *slot = *number;
-                }
-                let at = head_at + place * head_dim;
-                page.values[at..at + head_dim].copy_from_slice(&value[numbers]);
+            let page = self.pages[position / PAGE_TOKENS].exclusive();
+            let Some(page) = page else {
+                panic!("position {position} is written without being reserved");
+            };
+            let token = position % PAGE_TOKENS;
+            let heads = key.chunks_exact(head_dim).zip(value.chunks_exact(head_dim));
+            for (head, (key, value)) in heads.enumerate() {
+                let place = layer * n_kv_heads + head;
+                page.keys.put(place, Order::ByNumber, token, key);
+                page.values.put(place, Order::ByToken, token, value);
             }
         }
     }
@@ -174,13 +196,23 @@ impl KvView<'_> {
     }
 
     /// Returns a page of a head: keys `[head_dim, PAGE_TOKENS]` and values `[PAGE_TOKENS, head_dim]`, of which the positions before `len()` mean something.
-    pub(crate) fn page(&self, head: usize, index: usize) -> (&[f32], &[f32]) {
+    /// Decoded into `scratch` where they are not f32.
+    pub(crate) fn page<'a>(&'a self, head: usize, index: usize, scratch: &'a mut Scratch) -> (&'a [f32], &'a [f32]) {
         let KvShape {
             n_kv_heads, head_dim, ..
-        } = self.cache.shape;
-        let numbers = PAGE_TOKENS * head_dim;
-        let at = (self.layer * n_kv_heads + head) * numbers;
-        let page = &self.cache.pages[index];
-        (&page.keys[at..at + numbers], &page.values[at..at + numbers])
+        } = self.cache.pool.shape();
+        let place = self.layer * n_kv_heads + head;
+        let Some(page) = self.cache.pages[index].page() else {
+            return (&[], &[]);
+        };
+        if !page.keys.is_plain() {
+            scratch.keys.resize(PAGE_TOKENS * head_dim, 0.0);
+            scratch.values.resize(PAGE_TOKENS * head_dim, 0.0);
+        }
+        let Scratch { keys, values } = scratch;
+        (
+            page.keys.place(place, Order::ByNumber, head_dim, keys),
+            page.values.place(place, Order::ByToken, head_dim, values),
+        )
     }
 }

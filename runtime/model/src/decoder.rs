@@ -6,11 +6,13 @@
 //!
 //! **Invariant:** a forward pass that fails leaves every cache as long as it was.
 
+use std::sync::Arc;
+
 use candle_core::{Device, Tensor};
 use candle_nn::ops::rms_norm;
 
 use crate::attention::{HeadShape, attend};
-use crate::cache::KvCache;
+use crate::cache::{KvCache, KvPool, KvType};
 use crate::config::Config;
 use crate::error::{ModelError, Result};
 use crate::linear::Linear;
@@ -82,9 +84,14 @@ impl Model {
         self.bytes
     }
 
-    /// Makes an empty cache for up to `capacity_tokens` positions.
+    /// Makes an empty cache for up to `capacity_tokens` positions, in f32 and on pages of its own.
     pub fn new_cache(&self, capacity_tokens: usize) -> KvCache {
-        KvCache::new(self.config.kv_shape(), capacity_tokens)
+        KvCache::new(self.config.kv_shape(), KvType::F32, capacity_tokens)
+    }
+
+    /// Makes a pool of pages for the caches of sequences that run together.
+    pub fn new_pool(&self, kind: KvType, max_pages: usize) -> Arc<KvPool> {
+        KvPool::new(self.config.kv_shape(), kind, max_pages)
     }
 
     /// Returns the linear layer of a module, if it is one.

@@ -105,6 +105,12 @@ pub enum ModelError {
         /// Positions there are.
         capacity: usize,
     },
+    /// All pages of the pool are held.
+    #[error("all {max} pages of keys and values are in use")]
+    NoPages {
+        /// Pages of the pool.
+        max: usize,
+    },
     /// A batch that makes no sense: no tokens, more logits than tokens.
     #[error("the batch is malformed: {0}")]
     Batch(&'static str),
@@ -163,6 +169,7 @@ impl ModelError {
             ModelError::AdapterEmpty => ("witness::model::adapter_empty", Kind::Invalid),
             ModelError::Token { .. } => ("witness::model::bad_token", Kind::Invalid),
             ModelError::ContextFull { .. } => ("witness::model::context_full", Kind::Invalid),
+            ModelError::NoPages { .. } => ("witness::model::no_pages", Kind::Busy),
             ModelError::Batch(_) => ("witness::model::bad_batch", Kind::Internal),
             ModelError::Threads(_) => ("witness::model::threads", Kind::Environment),
             ModelError::Format(_) | ModelError::Kernel(_) | ModelError::Compute(_) => {

@@ -33,7 +33,7 @@ pub mod source;
 mod threads;
 pub mod weight;
 
-pub use cache::{KvCache, KvShape};
+pub use cache::{KvCache, KvPage, KvPool, KvShape, KvType, PAGE_TOKENS};
 pub use config::{Config, FAMILIES, Family};
 pub use decoder::{Model, SequenceStep};
 pub use error::{ModelError, Result};

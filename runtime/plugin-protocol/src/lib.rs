@@ -25,7 +25,7 @@ pub use model::{
     AdapterCheck, AdapterInfo, AdapterSpec, FileRef, InspectReply, InspectRequest, LoadAdapterReply,
     LoadAdapterRequest, LoadReply, LoadRequest, MemoryEstimate, ModelInfo, ModelSpec, UnloadAdapterRequest,
 };
-pub use options::{LoadOptions, SamplingOptions};
+pub use options::{KvCacheType, LoadOptions, SamplingOptions};
 pub use train::{
     PreviewPiece, PreviewRow, RowCounts, TrainAlternative, TrainEvent, TrainOutcome, TrainPlan, TrainProduct,
     TrainReply, TrainRequest,

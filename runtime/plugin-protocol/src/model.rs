@@ -101,8 +101,11 @@ pub struct ModelInfo {
 pub struct MemoryEstimate {
     /// Weights as this plugin holds them.
     pub weights_bytes: u64,
-    /// Key and value cache of one position of one sequence.
+    /// Key and value cache of one position of one sequence, stored as the plugin sees fit.
     pub kv_bytes_per_token: u64,
+    /// Numbers that these bytes hold, for a plugin that heeds [`crate::LoadOptions::kv_cache_type`]; else 0.
+    #[serde(default)]
+    pub kv_numbers_per_token: u64,
     /// Activations, tables, tokenizer.
     pub overhead_bytes: u64,
 }

@@ -14,6 +14,55 @@ pub struct LoadOptions {
     /// Sequences that may run at once; nothing = 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub num_parallel: Option<u64>,
+    /// How keys and values are stored; nothing = as the plugin sees fit, which is what its estimate counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_cache_type: Option<KvCacheType>,
+    /// Bytes that keys and values of all sequences may take, though never less than one full context needs; nothing = a full context for each sequence that may run.
+    /// With less than that, sequences wait for room, or step back and read again what they had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_bytes: Option<u64>,
+}
+
+/// How keys and values are stored. The names are those of ggml's types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum KvCacheType {
+    /// 32 bits a number.
+    #[serde(rename = "f32")]
+    F32,
+    /// 16 bits.
+    #[serde(rename = "f16")]
+    F16,
+    /// 8 bits, and 16 for a scale of each 32.
+    #[serde(rename = "q8_0")]
+    Q8_0,
+}
+
+impl KvCacheType {
+    /// All of them, the most exact first.
+    pub const ALL: [KvCacheType; 3] = [KvCacheType::F32, KvCacheType::F16, KvCacheType::Q8_0];
+
+    /// Returns its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            KvCacheType::F32 => "f32",
+            KvCacheType::F16 => "f16",
+            KvCacheType::Q8_0 => "q8_0",
+        }
+    }
+
+    /// Returns the type of a name.
+    pub fn named(name: &str) -> Option<KvCacheType> {
+        KvCacheType::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// Returns the bytes that so many numbers take.
+    pub fn bytes_of(self, numbers: u64) -> u64 {
+        match self {
+            KvCacheType::F32 => numbers.saturating_mul(4),
+            KvCacheType::F16 => numbers.saturating_mul(2),
+            KvCacheType::Q8_0 => numbers.saturating_add(numbers.div_ceil(32).saturating_mul(2)),
+        }
+    }
 }
 
 /// Options of one generation. Every field is already defaulted by the caller's merge; a missing one means this struct's default.

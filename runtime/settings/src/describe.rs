@@ -54,6 +54,7 @@ fn value(settings: &Settings, name: &str) -> String {
         "max_queue" => settings.queue_max.to_string(),
         "max_loaded_models" => settings.loaded_models_max.to_string(),
         "num_parallel" => settings.parallel.to_string(),
+        "kv_cache_type" => settings.kv_cache_type.clone().unwrap_or_default(),
         "context_length" => settings
             .context_length
             .map(|tokens| tokens.to_string())

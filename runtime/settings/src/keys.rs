@@ -154,8 +154,15 @@ pub const KEYS: &[Key] = &[
         "num_parallel",
         "WITNESS_NUM_PARALLEL",
         Shape::Count { min: 1, max: 256 },
-        Default::Text("1"),
+        Default::Text("4"),
         "Requests that one loaded model answers at the same time",
+    ),
+    key(
+        "kv_cache_type",
+        "WITNESS_KV_CACHE_TYPE",
+        Shape::Text,
+        Default::Unset("`f32` for weights in f32, else `f16`"),
+        "How keys and values are stored: `f32`, `f16` or `q8_0`",
     ),
     key(
         "context_length",

@@ -62,6 +62,9 @@ impl fmt::Display for Source {
     }
 }
 
+/// Ways to store keys and values.
+const KV_CACHE_TYPES: [&str; 3] = ["f32", "f16", "q8_0"];
+
 /// Every setting, resolved and valid. All paths are absolute; none is created.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -91,6 +94,8 @@ pub struct Settings {
     pub loaded_models_max: usize,
     /// Requests that one loaded model answers at the same time.
     pub parallel: usize,
+    /// How keys and values are stored, in the names of ggml's types; nothing = as the plugin sees fit.
+    pub kv_cache_type: Option<String>,
     /// Context length in tokens when neither request nor model names one.
     pub context_length: Option<u64>,
     /// Memory that all loaded models may take together.
@@ -171,6 +176,12 @@ pub fn resolve(overrides: &Overrides, env: &Environment<'_>) -> Result<Settings,
         queue_max: layers.count("max_queue")?,
         loaded_models_max: layers.count("max_loaded_models")?,
         parallel: layers.count("num_parallel")?,
+        kv_cache_type: layers.optional("kv_cache_type", |text| {
+            let known = KV_CACHE_TYPES.contains(&text);
+            known
+                .then(|| text.to_owned())
+                .ok_or_else(|| format!("one of {}", KV_CACHE_TYPES.join(", ")))
+        })?,
         context_length: layers.optional_count("context_length")?,
         memory_budget_bytes: layers.optional("memory_budget", parse_size)?,
         load_timeout: layers.needed("load_timeout", parse_timeout)?,

@@ -11,6 +11,7 @@ mod support;
 mod tiny;
 
 mod adapters;
+mod batching;
 mod foreign;
 mod gguf;
 mod hostile;

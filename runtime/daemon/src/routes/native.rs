@@ -19,7 +19,7 @@ use crate::body::Json;
 use crate::guard::Door;
 use crate::models::library::shutting_down;
 use crate::progress;
-use crate::reckon::{details, reckon};
+use crate::reckon::{CachePlan, details, reckon};
 use crate::reply::{self, Failure, Reply, error_body, invalid};
 
 pub(super) async fn status(State(app): State<Arc<App>>) -> Reply {
@@ -86,9 +86,9 @@ pub(super) async fn estimate(State(app): State<Arc<App>>, Json(request): Json<Es
     let stored = app.library.stored(&request.model).await?;
     let info = app.library.info(&stored).await?;
     let (of_model, _) = Options::read(&stored.parameters)?;
-    let parallel = app.settings.parallel as u64;
+    let cache = CachePlan::of(&app);
     let num_ctx = request.num_ctx.or(of_model.num_ctx).or(app.settings.context_length);
-    let reckoning = reckon(&info, num_ctx, parallel);
+    let reckoning = reckon(&info, num_ctx, &cache);
     let adapter_bytes = stored.config.witness.as_ref().map_or(0, |witness| {
         witness.adapters.iter().fold(0u64, |sum, a| sum.saturating_add(a.bytes))
     });
@@ -100,7 +100,7 @@ pub(super) async fn estimate(State(app): State<Arc<App>>, Json(request): Json<Es
         model: request.model,
         details: details(&stored, &info),
         num_ctx: reckoning.num_ctx,
-        num_parallel: parallel,
+        num_parallel: cache.parallel,
         weights_bytes: reckoning.weights,
         kv_bytes: reckoning.kv,
         adapter_bytes,

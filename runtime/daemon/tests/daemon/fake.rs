@@ -88,6 +88,7 @@ fn info(content: &str) -> ModelInfo {
         memory: MemoryEstimate {
             weights_bytes: value(content, "weights").map_or(1000, |text| text.parse().unwrap()),
             kv_bytes_per_token: 0,
+            kv_numbers_per_token: 0,
             overhead_bytes: 0,
         },
         metadata: [("general.architecture".to_owned(), "echo".into())]

@@ -1,6 +1,6 @@
 //! Several sequences at once: each must get what it would get alone.
 
-use witness_model::{ModelError, SequenceStep};
+use witness_model::{KvType, ModelError, SequenceStep};
 
 use crate::support::{Random, Spec, run};
 
@@ -111,8 +111,62 @@ fn a_cut_cache_continues() {
     assert!(worst < 2e-5, "{worst}");
     assert_eq!(
         cache.resident_bytes(),
-        2 * 64 * model.config().kv_shape().bytes_per_token()
+        2 * 64 * model.config().kv_shape().bytes_per_token(KvType::F32)
     );
+}
+
+/// Sequences that begin alike hold the same pages until one of them writes; each then goes on as it would have alone, bit for bit.
+#[test]
+fn shared_pages_are_copied_by_who_writes() {
+    let model = Spec::default().build().load();
+    let tokens = Random::new(5).tokens(150, 50);
+    for kind in KvType::ALL {
+        let pool = model.new_pool(kind, 8);
+        let mut first = pool.cache(200);
+        run(&model, &tokens[..100], &mut first, None);
+        assert_eq!(pool.n_lent(), 2);
+        let mut second = pool.resume(first.pages().to_vec(), 90, 200);
+        assert_eq!((second.len(), pool.n_lent()), (90, 2));
+        assert_eq!(second.pages_wanted(10), 1, "a copy of the page that both hold");
+        let alone = {
+            let mut cache = pool.cache(200);
+            run(&model, &tokens[..90], &mut cache, None);
+            run(&model, &tokens[110..150], &mut cache, None)
+        };
+        assert_eq!(run(&model, &tokens[110..150], &mut second, None), alone);
+        assert_eq!(pool.n_lent(), 2 + 2);
+        assert!(first.pages()[0].is_same(&second.pages()[0]) && !first.pages()[1].is_same(&second.pages()[1]));
+        // The first was not touched by what the second wrote.
+        let mut fresh = pool.cache(200);
+        run(&model, &tokens[..100], &mut fresh, None);
+        let expected = run(&model, &tokens[100..110], &mut fresh, None);
+        assert_eq!(run(&model, &tokens[100..110], &mut first, None), expected);
+        drop((first, second, fresh));
+        assert_eq!(pool.n_lent(), 0);
+    }
+}
+
+/// A pool that is used up refuses, changes nothing, and goes on when somebody lets go.
+#[test]
+fn a_pool_that_is_used_up_refuses() {
+    let model = Spec::default().build().load();
+    let tokens = Random::new(6).tokens(130, 50);
+    let pool = model.new_pool(KvType::F16, 2);
+    let (mut first, mut second) = (pool.cache(1000), pool.cache(1000));
+    run(&model, &tokens[..64], &mut first, None);
+    run(&model, &tokens[..60], &mut second, None);
+    let mut step = [SequenceStep {
+        tokens: &tokens[60..70],
+        cache: &mut second,
+        adapter: None,
+        n_logits: 1,
+    }];
+    let refused = model.forward(&mut step).unwrap_err();
+    assert!(matches!(refused, ModelError::NoPages { max: 2 }), "{refused:?}");
+    assert_eq!((second.len(), pool.n_free()), (60, 0));
+    drop(first);
+    run(&model, &tokens[60..70], &mut second, None);
+    assert_eq!((second.len(), pool.n_lent()), (70, 2));
 }
 
 /// A refused batch changes no cache.

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times ggml's encoders and decoders on one thread, as examples/throughput.rs times ours: `throughput.py LIBGGML_BASE [TYPE..]`. Needs numpy.
+"""Times ggml's encoders and decoders on one thread, as examples/codecs.rs times ours: `throughput.py LIBGGML_BASE [TYPE..]`. Needs numpy.
 
 Both: 4 million near to normal numbers (the big dense types too), rows of 4,096; the best of three runs; millions of numbers a second.
 """

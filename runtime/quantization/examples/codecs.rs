@@ -1,4 +1,4 @@
-//! Times the codecs on one thread: `cargo run --release -p witness-quantization --example throughput [-- TYPE..]`; `WITNESS_ISA=scalar` and the like hold it to fewer
+//! Times the codecs on one thread: `cargo run --release -p witness-quantization --example codecs [-- TYPE..]`; `WITNESS_ISA=scalar` and the like hold it to fewer
 //! instructions. `tests/record/throughput.py` times ggml's in the same way: the same numbers, rows of 4,096, the best of three runs.
 #![expect(clippy::print_stdout, reason = "a program that prints its figures")]
 
