@@ -193,6 +193,7 @@ worst hundredth of tokens; SAME TOP how often both think the same token the like
     #[command(after_help = "Examples:
   witness bench llama:q4_k_m
   witness bench llama:q4_k_m -p 512,4096 -n 64 --parallel 1,4,8
+  witness bench llama:q4_k_m --seen 0,480,512                    the first token of 512, none, most or all read before
   witness bench llama:q4_k_m --threads 2 --vs ./llama-bench      beside llama.cpp, in turns
   witness bench llama:q4_k_m --json
 

@@ -96,6 +96,9 @@ pub(crate) struct Bench {
     /// Sequences that are answered at once
     #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "1")]
     pub(crate) parallel: Vec<u64>,
+    /// Time the first token of an answer to the first of the prompts, of which so many tokens were read before
+    #[arg(long, value_name = "N,..", value_delimiter = ',')]
+    pub(crate) seen: Vec<u64>,
     /// How often each is timed; medians are shown
     #[arg(short, long, value_name = "N", default_value_t = 5)]
     pub(crate) repeats: u64,

@@ -40,15 +40,23 @@ fn cases(arguments: &Bench) -> Vec<SpeedCase> {
         prompt,
         generate: 0,
         parallel: 1,
+        seen: None,
     });
     let answers = arguments.depth.iter().flat_map(|&depth| {
         arguments.parallel.iter().map(move |&parallel| SpeedCase {
             prompt: depth,
             generate: arguments.generate,
             parallel,
+            seen: None,
         })
     });
-    prompts.chain(answers).collect()
+    let first_tokens = arguments.seen.iter().map(|&seen| SpeedCase {
+        prompt: arguments.prompt.first().copied().unwrap_or(seen),
+        generate: 1,
+        parallel: 1,
+        seen: Some(seen),
+    });
+    prompts.chain(answers).chain(first_tokens).collect()
 }
 
 fn run(context: &Context, arguments: &Bench, cases: &[SpeedCase], repeats: u64) -> Outcome<Measured> {
@@ -99,12 +107,12 @@ fn race(context: &Context, arguments: &Bench, cases: &[SpeedCase], peer: &Path) 
             rows = speed::Row::of(&measured);
         } else {
             for (row, found) in rows.iter_mut().zip(&measured.speed) {
-                row.ours.extend(&found.tokens_per_second);
+                row.ours.extend(speed::found(found));
             }
         }
         for row in &mut rows {
-            // llama-bench runs one sequence.
-            if row.case.parallel <= 1 {
+            // llama-bench runs one sequence, and reads every prompt anew.
+            if row.case.parallel <= 1 && row.case.seen.is_none() {
                 row.peer.push(peer_speed(peer, &file, row.case, arguments.threads)?);
             }
         }

@@ -1,7 +1,7 @@
 //! How fast a model is, as a table. Pure.
 
 use serde_json::{Value, json};
-use witness_api::{Measured, SpeedCase};
+use witness_api::{Measured, SpeedCase, SpeedFound};
 
 use super::table::Table;
 
@@ -16,9 +16,9 @@ pub(crate) struct Row {
 impl Row {
     /// Returns the rows of a measurement.
     pub(crate) fn of(measured: &Measured) -> Vec<Row> {
-        let row = |found: &witness_api::SpeedFound| Row {
+        let row = |found: &SpeedFound| Row {
             case: found.case,
-            ours: found.tokens_per_second.clone(),
+            ours: self::found(found).to_vec(),
             peer: Vec::new(),
             weights_bytes: measured.weights_bytes,
         };
@@ -27,15 +27,23 @@ impl Row {
 
     /// Returns the rows of a race for programs.
     pub(crate) fn as_json(rows: &[Row]) -> Value {
-        let row = |row: &Row| {
-            json!({ "case": row.case, "tokens_per_second": row.ours, "peer_tokens_per_second": row.peer,
-                "ratio": ratio(row) })
+        let row = |row: &Row| match row.case.seen {
+            Some(_) => json!({ "case": row.case, "first_token_ms": row.ours }),
+            None => json!({ "case": row.case, "tokens_per_second": row.ours, "peer_tokens_per_second": row.peer,
+                "ratio": ratio(row) }),
         };
         rows.iter().map(row).collect()
     }
 
     fn name(&self) -> String {
         let case = &self.case;
+        if let Some(seen) = case.seen {
+            return match seen {
+                0 => format!("first token of {}, all new", case.prompt),
+                seen if seen == case.prompt => format!("first token of {seen}, seen before"),
+                seen => format!("first token of {}, {} new", case.prompt, case.prompt - seen),
+            };
+        }
         match (case.generate, case.parallel) {
             (0, _) => format!("read {}", case.prompt),
             (generate, 0 | 1) => format!("answer {generate} behind {}", case.prompt),
@@ -45,8 +53,16 @@ impl Row {
 
     /// Returns the bytes of weights that are read a second, where each token reads all of them.
     fn weights_per_second(&self) -> Option<f64> {
-        (self.case.generate > 0 && self.case.parallel <= 1 && self.weights_bytes > 0)
+        (self.case.generate > 0 && self.case.parallel <= 1 && self.case.seen.is_none() && self.weights_bytes > 0)
             .then(|| median(&self.ours) * self.weights_bytes as f64)
+    }
+}
+
+/// Returns the numbers of a case: tokens a second, or the milliseconds to the first.
+pub(crate) fn found(found: &SpeedFound) -> &[f64] {
+    match found.case.seen {
+        Some(_) => &found.first_token_ms,
+        None => &found.tokens_per_second,
     }
 }
 
@@ -60,7 +76,11 @@ pub(crate) fn table(rows: &[Row], width: Option<usize>) -> String {
     for row in rows {
         let weights = row.weights_per_second();
         let weights = weights.map_or_else(|| "-".to_owned(), |bytes| format!("{:.1} GB/s", bytes / 1e9));
-        let (name, ours, spread) = (row.name(), number(median(&row.ours)), spread(&row.ours));
+        let ours = match row.case.seen {
+            Some(_) => format!("{} ms", number(median(&row.ours))),
+            None => number(median(&row.ours)),
+        };
+        let (name, spread) = (row.name(), spread(&row.ours));
         if has_peer {
             let peer = match row.peer.is_empty() {
                 true => "-".to_owned(),
@@ -119,21 +139,26 @@ mod tests {
                 prompt,
                 generate,
                 parallel,
+                seen: None,
             },
             ours: ours.to_vec(),
             peer: peer.to_vec(),
             weights_bytes: 800_000_000,
         };
+        let mut seen = row(512, 1, 1, &[31.0, 30.0, 32.0], &[]);
+        seen.case.seen = Some(480);
         let rows = [
             row(512, 0, 1, &[260.0, 240.0, 250.0], &[100.0, 102.0, 98.0]),
             row(128, 64, 1, &[40.0, 42.0], &[25.0, 27.0]),
             row(128, 64, 8, &[120.0], &[]),
+            seen,
         ];
         insta::assert_snapshot!(table(&rows, None), @r"
         TEST                              TOKENS/S   SPREAD   WEIGHTS     PEER   RATIO
         read 512                          250        8 %      -           100    x 2.50
         answer 64 behind 128              41.0       5 %      32.8 GB/s   26.0   x 1.58
         answer 64 behind 128, 8 at once   120        -        -           -      -
+        first token of 512, 32 new        31.0 ms    6 %      -           -      -
         ");
     }
 }

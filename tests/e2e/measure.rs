@@ -169,6 +169,13 @@ fn a_model_is_timed_beside_a_peer() {
         assert_eq!(case["parallel"], parallel);
         assert_eq!(case["tokens_per_second"].as_array().unwrap().len(), 2);
     }
+    let first = desk.run([&small[..], &["--seen", "0,32,40"]].concat()).ok();
+    assert!(
+        first.contains("first token of 40, 8 new") && first.contains("seen before") && first.contains(" ms "),
+        "{first}"
+    );
+    let refused = desk.run([&small[..], &["--seen", "41"]].concat()).err;
+    assert!(refused.contains("cannot have been read before"), "{refused}");
     let peer = desk.write("peer", "#!/bin/sh\necho '[{\"avg_ts\": 0.5}]'\n");
     std::fs::set_permissions(&peer, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let raced = desk.run([&small[..], &["--vs", &peer]].concat()).ok();

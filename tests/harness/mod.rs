@@ -64,13 +64,18 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts the daemon and waits for its first answer.
     pub(crate) fn start(home: &Home) -> Self {
+        Self::start_telling(home, Stdio::null())
+    }
+
+    /// As [`Self::start`], with a place for what it logs.
+    pub(crate) fn start_telling(home: &Home, log: Stdio) -> Self {
         let start = Instant::now();
         let child = home
             .witness()
             .arg("serve")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .expect("the program can be started");
         let mut daemon = Self {

@@ -119,6 +119,9 @@ pub struct SpeedCase {
     /// Sequences at once; 1 where nothing is said.
     #[serde(deserialize_with = "null_default")]
     pub parallel: u64,
+    /// Times the first token of an answer instead, to a prompt whose first so many tokens were read before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seen: Option<u64>,
 }
 
 /// A case and what was found.
@@ -129,7 +132,11 @@ pub struct SpeedFound {
     #[serde(flatten)]
     pub case: SpeedCase,
     /// Tokens a second of all sequences together, each time.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tokens_per_second: Vec<f64>,
+    /// Milliseconds to the first token, each time; of a case with `seen`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub first_token_ms: Vec<f64>,
 }
 
 /// A line of a measurement. The last one has `results`, or `failure`.

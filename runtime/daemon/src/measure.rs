@@ -414,6 +414,13 @@ impl Race {
 fn checked_case(case: SpeedCase, positions_max: u64) -> Result<protocol::SpeedCase, Diagnostic> {
     let parallel = case.parallel.max(1);
     let tokens = case.prompt.saturating_add(case.generate);
+    if let Some(seen) = case.seen.filter(|&seen| seen > case.prompt) {
+        let message = format!(
+            "{seen} tokens of a prompt of {} cannot have been read before",
+            case.prompt
+        );
+        return Err(invalid("bench_case", message).hint("name as many tokens as the prompt has, or fewer"));
+    }
     if case.prompt == 0 || parallel > BENCH_PARALLEL_MAX || positions_max > 0 && tokens > positions_max {
         let message = format!(
             "a prompt of {} tokens and {} behind it, {parallel} at once, cannot be timed",
@@ -427,6 +434,7 @@ fn checked_case(case: SpeedCase, positions_max: u64) -> Result<protocol::SpeedCa
         n_prompt: case.prompt,
         n_generate: case.generate,
         n_parallel: parallel,
+        n_seen: case.seen,
     })
 }
 
@@ -617,8 +625,10 @@ fn speed_on_the_wire(found: protocol::SpeedFound) -> SpeedFound {
             prompt: found.case.n_prompt,
             generate: found.case.n_generate,
             parallel: found.case.n_parallel,
+            seen: found.case.n_seen,
         },
         tokens_per_second: found.tokens_per_second,
+        first_token_ms: found.first_token_ms,
     }
 }
 

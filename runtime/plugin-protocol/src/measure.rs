@@ -91,6 +91,9 @@ pub struct SpeedCase {
     pub n_generate: u64,
     /// Sequences at once.
     pub n_parallel: u64,
+    /// The time to the first token of an answer is taken instead, of a prompt whose first so many tokens were read before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n_seen: Option<u64>,
 }
 
 /// A case and what was found, one number each time.
@@ -101,6 +104,9 @@ pub struct SpeedFound {
     pub case: SpeedCase,
     /// Tokens a second, of all sequences together.
     pub tokens_per_second: Vec<f64>,
+    /// Milliseconds from a request to its first token, of a case that asks for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub first_token_ms: Vec<f64>,
 }
 
 /// What a measurement would take.

@@ -2,11 +2,14 @@
 //!
 //! A prompt is tokens drawn from the vocabulary, other ones each time, so that nothing is found again. What is timed is the same steps that requests take.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use witness_diagnostics::Diagnostic;
 use witness_model::Adapter;
-use witness_plugin_protocol::{MeasureEvent, MeasureReply, SpeedCase, SpeedFound};
+use witness_plugin_protocol::{
+    GenerateRequest, MeasureEvent, MeasureReply, Prompt, SamplingOptions, SpeedCase, SpeedFound,
+};
+use witness_plugin_sdk::ServeEvent;
 
 use super::{Watch, stop_if_asked};
 use crate::engine::{Advance, State};
@@ -16,16 +19,18 @@ use crate::step::CHUNK_TOKENS;
 /// Runs every case `n_repeats` times, one case after the other each time, so that what disturbs the machine disturbs all of them.
 pub(super) fn run(
     loaded: &mut Loaded,
-    adapter: Option<&Adapter>,
+    adapter: Option<(&str, &Adapter)>,
     cases: &[SpeedCase],
     n_repeats: u64,
     watch: &mut dyn Watch,
 ) -> Result<MeasureReply, Diagnostic> {
+    let (name, adapter) = adapter.unzip();
     let mut found: Vec<SpeedFound> = cases
         .iter()
         .map(|case| SpeedFound {
             case: *case,
             tokens_per_second: Vec::new(),
+            first_token_ms: Vec::new(),
         })
         .collect();
     let mut tokens = Tokens::new(loaded.engine.vocab_size());
@@ -34,14 +39,27 @@ pub(super) fn run(
         n_prompt: 32,
         n_generate: 4,
         n_parallel: 1,
+        n_seen: None,
     };
     time(loaded, adapter, &warm, &mut tokens, watch)?;
     for repeat in 0..n_repeats {
         for found in &mut found {
             let case = found.case;
-            found
-                .tokens_per_second
-                .push(time(loaded, adapter, &case, &mut tokens, watch)?);
+            match case.n_seen {
+                Some(n_seen) => {
+                    let time = first_token(
+                        loaded,
+                        name,
+                        (case.n_prompt as usize, n_seen as usize),
+                        &mut tokens,
+                        watch,
+                    )?;
+                    found.first_token_ms.push(time.as_secs_f64() * 1e3);
+                }
+                None => found
+                    .tokens_per_second
+                    .push(time(loaded, adapter, &case, &mut tokens, watch)?),
+            }
         }
         watch.tell(&MeasureEvent::Progress {
             n_chunks: repeat + 1,
@@ -89,6 +107,55 @@ fn time(
         step(loaded, &mut batch, adapter, 1)?;
     }
     Ok((n_parallel * n_generate) as f64 / begun.elapsed().as_secs_f64())
+}
+
+/// Returns the time from a request to its first token, by the way that requests take: of a prompt of `n_prompt` tokens, after another that began with the same `n_seen`.
+fn first_token(
+    loaded: &mut Loaded,
+    adapter: Option<&str>,
+    (n_prompt, n_seen): (usize, usize),
+    tokens: &mut Tokens,
+    watch: &dyn Watch,
+) -> Result<Duration, Diagnostic> {
+    let (prompt, mut before) = (tokens.take(n_prompt), tokens.take(n_prompt));
+    let n_seen = n_seen.min(n_prompt);
+    before[..n_seen].copy_from_slice(&prompt[..n_seen]);
+    let mut ask = |number: u64, ids: Vec<u32>| -> Result<Duration, Diagnostic> {
+        let request = GenerateRequest {
+            prompt: Prompt::Tokens { ids },
+            adapter: adapter.map(str::to_owned),
+            sampling: SamplingOptions {
+                temperature: 0.0,
+                num_predict: 1,
+                ..SamplingOptions::default()
+            },
+            format: None,
+            top_logprobs: None,
+            truncate: false,
+            return_prompt_ids: false,
+        };
+        let (mut first, mut failure) = (None, None);
+        let begun = Instant::now();
+        loaded.start(number, &request)?;
+        while loaded.step(&mut |event| match event {
+            // An end that comes at once says nothing, and is as good.
+            ServeEvent::Token { .. } | ServeEvent::Done { .. } => {
+                first.get_or_insert_with(|| begun.elapsed());
+            }
+            ServeEvent::Error { diagnostic, .. } => failure = Some(diagnostic),
+            ServeEvent::Progress { .. } => {}
+        }) > 0
+        {
+            stop_if_asked(watch)?;
+        }
+        match (failure, first) {
+            (Some(diagnostic), _) => Err(diagnostic),
+            (None, Some(first)) => Ok(first),
+            (None, None) => Err(crate::error::internal("a request ended without a word")),
+        }
+    };
+    ask(1, before)?;
+    ask(2, prompt)
 }
 
 fn step(

@@ -277,8 +277,13 @@ fn speed_is_measured_case_by_case() {
         n_prompt,
         n_generate,
         n_parallel,
+        n_seen: None,
     };
-    let cases = vec![case(300, 0, 1), case(16, 8, 1), case(16, 8, 3)];
+    let first = |n_seen| SpeedCase {
+        n_seen: Some(n_seen),
+        ..case(200, 1, 1)
+    };
+    let cases = vec![case(300, 0, 1), case(16, 8, 1), case(16, 8, 3), first(0), first(200)];
     let task = MeasureTask::Speed {
         cases: cases.clone(),
         n_repeats: 2,
@@ -287,7 +292,11 @@ fn speed_is_measured_case_by_case() {
     let found: Vec<SpeedCase> = reply.speed.iter().map(|found| found.case).collect();
     assert_eq!(found, cases);
     for found in &reply.speed {
-        assert!(found.tokens_per_second.len() == 2 && found.tokens_per_second.iter().all(|speed| *speed > 0.0));
+        let (numbers, others) = match found.case.n_seen {
+            Some(_) => (&found.first_token_ms, &found.tokens_per_second),
+            None => (&found.tokens_per_second, &found.first_token_ms),
+        };
+        assert!(numbers.len() == 2 && numbers.iter().all(|number| *number > 0.0) && others.is_empty());
     }
     assert!(reply.weights_bytes > 0);
 }
