@@ -136,15 +136,13 @@ impl Activations {
         self.n_columns
     }
 
-    /// Cuts the tokens into runs of whole groups whose records take some `bytes`.
-    pub(crate) fn panels(&self, bytes: usize) -> impl Iterator<Item = Range<usize>> {
+    /// Cuts tokens into runs of whole groups whose records take some `bytes`, or a slab of them. `tokens` begin at a multiple of 16.
+    pub(crate) fn panels(&self, tokens: Range<usize>, bytes: usize) -> impl Iterator<Item = Range<usize>> + use<> {
         let per_group = self.n_columns / BLOCK * size_of::<Record>() * TOKENS_MAX;
         let step = (bytes / per_group).max(1) * TOKENS_MAX;
         // Only the last panel has groups that are not the largest.
-        let n_tokens = self.n_tokens;
-        (0..n_tokens)
-            .step_by(step)
-            .map(move |first| first..(first + step).min(n_tokens))
+        let end = tokens.end;
+        tokens.step_by(step).map(move |first| first..(first + step).min(end))
     }
 
     /// Returns the groups of a panel: the first token, and the records by block and then by token.
@@ -187,7 +185,7 @@ fn rounding(isa: Isa) -> Round {
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => round_avx2,
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 | Level::Avx512Vnni => round_avx512,
+        Level::Avx512 | Level::Avx512Vnni | Level::Amx => round_avx512,
         _ => round,
     }
 }

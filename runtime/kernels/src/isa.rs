@@ -2,6 +2,11 @@
 //!
 //! **Invariants:** holding an [`Isa`] proves that this processor executes it, for only detection makes one. Whatever is chosen, results have the same bits.
 
+#![cfg_attr(
+    all(target_arch = "x86_64", target_os = "linux"),
+    expect(unsafe_code, reason = "the system is asked for tile registers")
+)]
+
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// A set of instructions that this processor has.
@@ -19,15 +24,18 @@ pub(crate) enum Level {
     Avx512,
     /// AVX-512 with dot products of bytes (VNNI).
     Avx512Vnni,
+    /// The same, and tile registers whose products are of bytes (AMX-INT8), which the system lets this process use.
+    Amx,
     /// NEON with dot products of bytes.
     DotProd,
 }
 
-const LEVELS: [(Level, &str); 5] = [
+const LEVELS: [(Level, &str); 6] = [
     (Level::Scalar, "scalar"),
     (Level::Avx2, "avx2"),
     (Level::Avx512, "avx512"),
     (Level::Avx512Vnni, "avx512vnni"),
+    (Level::Amx, "amx"),
     (Level::DotProd, "dotprod"),
 ];
 
@@ -51,16 +59,18 @@ impl Isa {
         CURRENT.store(self.0 as u8, Ordering::Relaxed);
     }
 
-    /// Returns the one of this name, one of `scalar`, `avx2`, `avx512`, `avx512vnni` and `dotprod`; nothing when there is none or the processor lacks it.
+    /// Returns the one of this name, one of `scalar`, `avx2`, `avx512`, `avx512vnni`, `amx` and `dotprod`; nothing when there is none or the processor lacks it.
     pub fn named(name: &str) -> Option<Isa> {
         Isa::available().into_iter().find(|isa| isa.name() == name.trim())
     }
 
-    /// The same for the names of programs that know more sets than these: what has dot products of bf16 or tiles has those of bytes too, and `avx512` is all of
-    /// AVX-512 that the processor has.
+    /// The same for the names of programs that know more sets than these: what has dot products of bf16 has those of bytes too, `avx512` is all of AVX-512 that
+    /// the processor has, and `amx` is the most below it where tiles of bytes are not to be had, be it that the system refuses them.
     pub fn within(name: &str) -> Option<Isa> {
+        let vectors = || Isa::named("avx512vnni").or_else(|| Isa::named("avx512"));
         match name.trim() {
-            "avx512" | "avx512bf16" | "amx" => Isa::named("avx512vnni").or_else(|| Isa::named("avx512")),
+            "avx512" | "avx512bf16" => vectors(),
+            "amx" => Isa::named("amx").or_else(vectors),
             name => Isa::named(name),
         }
     }
@@ -103,8 +113,63 @@ fn has(level: Level) -> bool {
                 && is_x86_feature_detected!("avx512vl")
         }
         Level::Avx512Vnni => has(Level::Avx512) && is_x86_feature_detected!("avx512vnni"),
+        Level::Amx => has(Level::Avx512Vnni) && has_tiles(),
         Level::DotProd => false,
     }
+}
+
+/// Says whether tile registers with products of bytes can be used. Asks the system once: their 8 KiB a thread are kept only for processes that say they want them.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn has_tiles() -> bool {
+    use std::arch::x86_64::{__cpuid_count, _xgetbv};
+    use std::sync::OnceLock;
+
+    /// AMX-TILE and AMX-INT8 in EDX of leaf 7.
+    const FEATURES: u32 = 1 << 24 | 1 << 25;
+    /// The configuration and the data of tiles in XCR0.
+    const STATES: u64 = 1 << 17 | 1 << 18;
+    /// `arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`: see x86/xstate in the kernel's documentation.
+    const ARCH_PRCTL: usize = 158;
+    const REQUEST: usize = 0x1023;
+    const TILE_DATA: usize = 18;
+
+    /// # Safety
+    /// The processor has XSAVE.
+    #[target_feature(enable = "xsave")]
+    unsafe fn states() -> u64 {
+        // SAFETY: register 0 is there wherever XSAVE is.
+        unsafe { _xgetbv(0) }
+    }
+
+    static ANSWER: OnceLock<bool> = OnceLock::new();
+    *ANSWER.get_or_init(|| {
+        // SAFETY: XSAVE was just detected, and detection counts only what the system saves.
+        if !is_x86_feature_detected!("xsave") || unsafe { states() } & STATES != STATES {
+            return false;
+        }
+        if __cpuid_count(0, 0).eax < 7 || __cpuid_count(7, 0).edx & FEATURES != FEATURES {
+            return false;
+        }
+        let result: isize;
+        // SAFETY: this system call takes two numbers and touches no memory of ours; it changes rcx and r11.
+        unsafe {
+            std::arch::asm!(
+                "syscall",
+                inlateout("rax") ARCH_PRCTL => result,
+                in("rdi") REQUEST,
+                in("rsi") TILE_DATA,
+                lateout("rcx") _,
+                lateout("r11") _,
+                options(nostack),
+            );
+        }
+        result == 0
+    })
+}
+
+#[cfg(all(target_arch = "x86_64", not(target_os = "linux")))]
+fn has_tiles() -> bool {
+    false
 }
 
 #[cfg(target_arch = "aarch64")]
@@ -112,7 +177,7 @@ fn has(level: Level) -> bool {
     match level {
         Level::Scalar => true,
         Level::DotProd => std::arch::is_aarch64_feature_detected!("dotprod"),
-        Level::Avx2 | Level::Avx512 | Level::Avx512Vnni => false,
+        Level::Avx2 | Level::Avx512 | Level::Avx512Vnni | Level::Amx => false,
     }
 }
 
@@ -134,5 +199,11 @@ mod tests {
             assert_eq!(Isa::named(isa.name()), Some(isa));
         }
         assert_eq!(Isa::named("mmx"), None);
+        // A name that other programs know stands for itself, or for the most below it.
+        for (name, below) in [("amx", "avx512vnni"), ("avx512bf16", "avx512vnni")] {
+            let (found, below) = (Isa::within(name), Isa::named(below));
+            assert!(found == Isa::named(name) || found == below, "{name}: {found:?}");
+            assert!(found.is_some() || below.is_none(), "{name}");
+        }
     }
 }

@@ -9,18 +9,24 @@
 //! Every lane of every processor does what [`crate::scalar`] says, in its order, so the bits are equal.
 //!
 //! Cost of a block of 16 x 32 weights and one token: 8 dot products (512 bits; twice as many halves with AVX2, of two or three instructions each) and 3 to 4
-//! operations in f32.
+//! operations in f32. A processor with a tile unit makes the integer sums of 32 tokens and more there instead ([`amx`]).
 #![expect(
     unsafe_code,
     reason = "vector loads, and calls of functions whose instructions were detected"
 )]
 
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
+#[cfg(not(target_arch = "x86_64"))]
+#[path = "lanes/untiled.rs"]
+pub(crate) mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "aarch64")]
 mod dotprod;
 #[cfg(all(test, any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod emulated;
+mod unpack;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 
@@ -30,6 +36,7 @@ use crate::activations::Record;
 use crate::format::{self, BLOCK, Codes, Format, Scales, TILE_ROWS, VECTOR};
 use crate::isa::{Isa, Level};
 use crate::scalar;
+use unpack::{by_sixteen, has_minimum, scales_of_block, scales_of_halves, unpack};
 
 /// Bytes ahead of the codes in use that a product with one token asks for: further than the processor looks by itself across pages.
 const AHEAD: usize = 2_048;
@@ -39,9 +46,12 @@ type Run = unsafe fn(&[u8], usize, &[Record], &mut [[f32; TILE_ROWS]]);
 
 /// A kernel that this processor can run.
 #[derive(Clone, Copy)]
-pub(crate) enum Kernel {
-    Scalar(Format),
-    Vector(Format, Run),
+pub(crate) struct Kernel {
+    format: Format,
+    /// Nothing for the specification.
+    run: Option<Run>,
+    /// Another way for whole groups of 16 tokens.
+    tiles: Option<amx::Tiles>,
 }
 
 impl Kernel {
@@ -52,21 +62,37 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 | Level::Avx512 => avx2::kernel(kind),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512Vnni => vnni::kernel(kind),
+            Level::Avx512Vnni | Level::Amx => vnni::kernel(kind),
             #[cfg(target_arch = "aarch64")]
             Level::DotProd => dotprod::kernel(kind),
             #[cfg(not(target_arch = "x86_64"))]
-            Level::Avx2 | Level::Avx512 | Level::Avx512Vnni => None,
+            Level::Avx2 | Level::Avx512 | Level::Avx512Vnni | Level::Amx => None,
             #[cfg(not(target_arch = "aarch64"))]
             Level::DotProd => None,
         };
-        run.map_or(Kernel::Scalar(format), |run| Kernel::Vector(format, run))
+        Kernel {
+            format,
+            run,
+            // SAFETY: holding the `Isa` proves the unit and the permission.
+            tiles: (isa.level() == Level::Amx)
+                .then(|| unsafe { amx::tiles(kind) })
+                .flatten(),
+        }
     }
 
     /// Returns the kernel whose registers are arrays.
     #[cfg(all(test, any(target_arch = "x86_64", target_arch = "aarch64")))]
     pub(crate) fn emulated(kind: GgmlType, format: Format) -> Option<Kernel> {
-        emulated::kernel(kind).map(|run| Kernel::Vector(format, run))
+        Some(Kernel {
+            format,
+            run: Some(emulated::kernel(kind)?),
+            tiles: None,
+        })
+    }
+
+    /// Returns the way of whole groups of 16 tokens, where there is another one.
+    pub(crate) fn tiles(self) -> Option<amx::Tiles> {
+        self.tiles
     }
 
     /// Computes `sums[token][row]`; `x` holds the records of a group by block and token.
@@ -75,14 +101,14 @@ impl Kernel {
     /// If the lengths do not fit together.
     #[inline]
     pub(crate) fn run(self, tile: &[u8], n_blocks: usize, x: &[Record], sums: &mut [[f32; TILE_ROWS]]) {
-        let (Kernel::Scalar(format) | Kernel::Vector(format, _)) = self;
+        let format = self.format;
         assert!(n_blocks.is_multiple_of(format.blocks), "whole superblocks");
         assert_eq!(tile.len(), format.tile_bytes(n_blocks), "a tile's bytes");
         assert_eq!(x.len(), n_blocks * sums.len(), "a record for each block and token");
-        match self {
-            Kernel::Scalar(format) => scalar::tile(format, tile, n_blocks, x, sums),
+        match self.run {
+            None => scalar::tile(format, tile, n_blocks, x, sums),
             // SAFETY: `new` chose the function for an `Isa`, which proves the instructions; the lengths were just checked.
-            Kernel::Vector(_, run) => unsafe { run(tile, n_blocks, x, sums) },
+            Some(run) => unsafe { run(tile, n_blocks, x, sums) },
         }
     }
 }
@@ -306,89 +332,6 @@ unsafe fn pass<S: Lanes, K: Type, const T: usize>(
     }
 }
 
-const fn has_minimum(scales: Scales) -> bool {
-    matches!(scales, Scales::HalfMinimum | Scales::Six | Scales::Nibble16)
-}
-
-const fn by_sixteen(scales: Scales) -> bool {
-    matches!(scales, Scales::Byte16 | Scales::SignedSix16 | Scales::Nibble16)
-}
-
-/// Unpacks a block's codes for the rows of a register: 8 groups of 4 columns.
-///
-/// # Safety
-/// The processor has the instructions; the block's vectors lie at `codes`, moved on to the rows of this part.
-#[inline(always)]
-unsafe fn unpack<S: Lanes, K: Type>(codes: *const u8) -> [S::Bytes; 8] {
-    // SAFETY: each load is one of the block's vectors, at the same place in each.
-    unsafe {
-        let mut w = [S::bytes(codes); 8];
-        match const { K::FORMAT }.codes {
-            Codes::Bytes => {
-                for (k, w) in w.iter_mut().enumerate() {
-                    *w = S::signed(S::bytes(codes.add(k * VECTOR)));
-                }
-            }
-            Codes::Nibbles | Codes::Values | Codes::Fives | Codes::Sixes => {
-                for j in 0..4 {
-                    let both = S::bytes(codes.add(j * VECTOR));
-                    w[j] = S::field::<0>(both, 15);
-                    w[j + 4] = S::field::<4>(both, 15);
-                }
-            }
-            Codes::Pairs | Codes::Threes => {
-                for i in 0..2 {
-                    let four = S::bytes(codes.add(i * VECTOR));
-                    w[4 * i] = S::field::<0>(four, 3);
-                    w[4 * i + 1] = S::field::<2>(four, 3);
-                    w[4 * i + 2] = S::field::<4>(four, 3);
-                    w[4 * i + 3] = S::field::<6>(four, 3);
-                }
-            }
-        }
-        match const { K::FORMAT }.codes {
-            Codes::Values => {
-                for w in &mut w {
-                    *w = S::signed(S::lookup(&format::VALUES, *w));
-                }
-            }
-            Codes::Fives => {
-                let high = S::bytes(codes.add(4 * VECTOR));
-                w[0] = S::or(w[0], S::raised::<4>(high, 1));
-                w[1] = S::or(w[1], S::raised::<3>(high, 1 << 1));
-                w[2] = S::or(w[2], S::raised::<2>(high, 1 << 2));
-                w[3] = S::or(w[3], S::raised::<1>(high, 1 << 3));
-                w[4] = S::or(w[4], S::field::<0>(high, 16));
-                w[5] = S::or(w[5], S::field::<1>(high, 16));
-                w[6] = S::or(w[6], S::field::<2>(high, 16));
-                w[7] = S::or(w[7], S::field::<3>(high, 16));
-            }
-            Codes::Sixes => {
-                for i in 0..2 {
-                    let high = S::bytes(codes.add((4 + i) * VECTOR));
-                    w[4 * i] = S::or(w[4 * i], S::raised::<4>(high, 3));
-                    w[4 * i + 1] = S::or(w[4 * i + 1], S::raised::<2>(high, 3 << 2));
-                    w[4 * i + 2] = S::or(w[4 * i + 2], S::field::<0>(high, 3 << 4));
-                    w[4 * i + 3] = S::or(w[4 * i + 3], S::field::<2>(high, 3 << 4));
-                }
-            }
-            Codes::Threes => {
-                let high = S::bytes(codes.add(2 * VECTOR));
-                w[0] = S::or(w[0], S::raised::<2>(high, 1));
-                w[1] = S::or(w[1], S::raised::<1>(high, 1 << 1));
-                w[2] = S::or(w[2], S::field::<0>(high, 4));
-                w[3] = S::or(w[3], S::field::<1>(high, 4));
-                w[4] = S::or(w[4], S::field::<2>(high, 4));
-                w[5] = S::or(w[5], S::field::<3>(high, 4));
-                w[6] = S::or(w[6], S::field::<4>(high, 4));
-                w[7] = S::or(w[7], S::field::<5>(high, 4));
-            }
-            Codes::Bytes | Codes::Nibbles | Codes::Pairs => {}
-        }
-        w
-    }
-}
-
 /// Adds the products of a block that has one scale.
 ///
 /// # Safety
@@ -404,28 +347,9 @@ unsafe fn add_block<S: Lanes, K: Type, const T: usize>(
     y: &mut [S::Floats; T],
 ) {
     let format = const { K::FORMAT };
-    let bits = |n: usize| 4 * (n as u32);
     // SAFETY: fields are read within the head, records within the group.
     unsafe {
-        let field = fields.add(2 * TILE_ROWS);
-        let mut minimum = m;
-        let scale = match format.scales {
-            Scales::Six => {
-                let field = field.add(2 * TILE_ROWS);
-                let low = S::small(field.add(j * TILE_ROWS));
-                let high = S::bits(S::small(field.add((8 + j % 4) * TILE_ROWS)), bits(j / 4), 15);
-                let counts = S::or_ints(S::bits(low, 6, 3), S::shifted::<2>(high));
-                minimum = S::multiply(m, S::to_floats(counts));
-                S::multiply(d, S::to_floats(S::bits(low, 0, 63)))
-            }
-            Scales::SignedSix => {
-                let low = S::bits(S::small(field.add(j / 2 * TILE_ROWS)), bits(j % 2), 15);
-                let high = S::bits(S::small(field.add((4 + j / 4) * TILE_ROWS)), 2 * (j as u32 % 4), 3);
-                let scale = S::or_ints(low, S::shifted::<4>(high));
-                S::multiply(d, S::to_floats(S::subtract(scale, S::int(32))))
-            }
-            _ => d,
-        };
+        let (scale, minimum) = scales_of_block::<S, K>(fields, j, d, m);
         for (t, y) in y.iter_mut().enumerate() {
             let x = x.add(t);
             let codes = (&raw const (*x).codes).cast::<i8>();
@@ -465,28 +389,7 @@ unsafe fn add_sixteens<S: Lanes, K: Type, const T: usize>(
     let format = const { K::FORMAT };
     // SAFETY: fields are read within the head, records within the group.
     unsafe {
-        let field = fields.add(2 * TILE_ROWS);
-        let mut counts = S::int(0);
-        let scales = match format.scales {
-            Scales::SignedSix16 => {
-                let low = S::small(field.add(j * TILE_ROWS));
-                let high = S::bits(S::small(field.add((8 + j / 2) * TILE_ROWS)), 4 * (j as u32 % 2), 15);
-                let first = S::or_ints(S::bits(low, 0, 15), S::shifted::<4>(S::bits(high, 0, 3)));
-                let second = S::or_ints(S::bits(low, 4, 15), S::shifted::<4>(S::bits(high, 2, 3)));
-                [S::subtract(first, S::int(32)), S::subtract(second, S::int(32))]
-            }
-            Scales::Nibble16 => {
-                let field = field.add(2 * TILE_ROWS);
-                let first = S::small(field.add(2 * j * TILE_ROWS));
-                let second = S::small(field.add((2 * j + 1) * TILE_ROWS));
-                counts = S::pair(S::bits(first, 4, 15), S::bits(second, 4, 15));
-                [S::bits(first, 0, 15), S::bits(second, 0, 15)]
-            }
-            _ => [
-                S::small_signed(field.add(2 * j * TILE_ROWS)),
-                S::small_signed(field.add((2 * j + 1) * TILE_ROWS)),
-            ],
-        };
+        let (scales, counts) = scales_of_halves::<S, K>(fields, j);
         let pair = S::pair(scales[0], scales[1]);
         let factors = [S::factor(scales[0]), S::factor(scales[1])];
         for (t, y) in y.iter_mut().enumerate() {

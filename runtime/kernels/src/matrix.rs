@@ -11,6 +11,7 @@ use crate::error::{KernelError, Result};
 use crate::format::{ALIGNMENT, BLOCK, Format, LAYOUT_VERSION, TILE_ROWS};
 use crate::isa::Isa;
 use crate::lanes::Kernel;
+use crate::lanes::amx::{self, Rows, Tiles, Unit};
 use crate::memory::{Buffer, Bytes};
 use crate::pack::pack_tile;
 use crate::pool::Pool;
@@ -22,6 +23,10 @@ const TASKS_PER_THREAD: usize = 8;
 const CHUNK_BYTES: usize = 128 << 10;
 /// Bytes of tokens in a panel.
 const PANEL_BYTES: usize = 192 << 10;
+/// Fewest tokens for the tile unit: with 16 it is as quick as the dot products or slower, for it unpacks to memory.
+const TILED_TOKENS: usize = 2 * amx::TOKENS;
+/// Bytes of a slab of columns of a panel's tokens for the tile unit, which goes through them for each tile and unpacks the tile for each panel.
+const TILED_PANEL_BYTES: usize = 768 << 10;
 
 /// Weights `[n_rows, n_columns]` of a quantized type, packed for products. Cloning shares the bytes.
 #[derive(Clone, Debug)]
@@ -58,6 +63,21 @@ impl Output {
         // SAFETY: token and rows were just checked against the shape of the outputs; the caller answers for the rest.
         let rows = unsafe { std::slice::from_raw_parts_mut(self.start.add(token * self.n_rows + first), len) };
         rows.copy_from_slice(&sums[..len]);
+    }
+
+    /// Returns where the rows of a tile are for the group of 16 tokens that begins at `token`.
+    fn rows(&self, token: usize, tile: usize, begins: bool) -> Rows {
+        let first = tile * TILE_ROWS;
+        assert!(
+            token + amx::TOKENS <= self.n_tokens && first < self.n_rows,
+            "within the outputs"
+        );
+        Rows {
+            start: self.start.wrapping_add(token * self.n_rows + first),
+            stride: self.n_rows,
+            n_rows: TILE_ROWS.min(self.n_rows - first),
+            begins,
+        }
     }
 }
 
@@ -247,8 +267,15 @@ impl PackedMatrix {
     /// Multiplies some tiles with all tokens, a panel of tokens at a time.
     fn multiply_tiles(&self, tiles: Range<usize>, x: &Activations, kernel: Kernel, output: Output) {
         let n_blocks = self.n_columns / BLOCK;
+        let mut done = 0;
+        if let Some(way) = kernel.tiles()
+            && x.n_tokens() >= TILED_TOKENS
+        {
+            done = x.n_tokens() / amx::TOKENS * amx::TOKENS;
+            self.multiply_slabs(tiles.clone(), x, done, way, output);
+        }
         let mut sums = [[0.0; TILE_ROWS]; TOKENS_MAX];
-        for panel in x.panels(PANEL_BYTES) {
+        for panel in x.panels(done..x.n_tokens(), PANEL_BYTES) {
             for index in tiles.clone() {
                 let tile = self.tile(index);
                 for (first, records) in x.groups(panel.clone()) {
@@ -257,6 +284,26 @@ impl PackedMatrix {
                     for (token, sums) in sums.iter().enumerate() {
                         // SAFETY: this task alone has these tiles, and `multiply` holds the outputs until all tasks have ended.
                         unsafe { output.put(first + token, index, sums) };
+                    }
+                }
+            }
+        }
+    }
+
+    /// Multiplies some tiles with the first `n_tokens`, whole groups of 16, on the tile unit: a panel of tokens and a slab of columns at a time.
+    fn multiply_slabs(&self, tiles: Range<usize>, x: &Activations, n_tokens: usize, way: Tiles, output: Output) {
+        let n_blocks = self.n_columns / BLOCK;
+        let mut unit = Unit::new(way);
+        let n_slabs = n_blocks.div_ceil(amx::SLAB_BLOCKS);
+        for panel in x.panels(0..n_tokens, n_slabs * TILED_PANEL_BYTES) {
+            for start in (0..n_blocks).step_by(amx::SLAB_BLOCKS) {
+                let blocks = start..n_blocks.min(start + amx::SLAB_BLOCKS);
+                for index in tiles.clone() {
+                    unit.unpack(self.format, self.tile(index), n_blocks, blocks.clone());
+                    for (first, records) in x.groups(panel.clone()) {
+                        let records = &records[blocks.start * amx::TOKENS..blocks.end * amx::TOKENS];
+                        // SAFETY: this task alone has these tiles, and `multiply` holds the outputs until all tasks have ended.
+                        unsafe { unit.multiply(records, output.rows(first, index, start == 0)) };
                     }
                 }
             }

@@ -225,6 +225,31 @@ fn bits_depend_on_nothing_but_weights_and_token() {
     }
 }
 
+// Rows of several slabs of columns, an odd number of blocks in the last where the type allows it, and several panels of tokens.
+#[test]
+fn long_rows_and_many_tokens_give_the_same_bits() {
+    let pool = Pool::new(2);
+    for (kind, halves) in TYPES {
+        let columns = kind.block_elements().unwrap();
+        let (n_rows, n_columns, n_tokens) = (18, (4_096 / columns + 1) * columns, 300);
+        let bytes = blocks(kind, halves, n_rows, n_columns, false);
+        let packed = PackedMatrix::pack(kind, n_rows, n_columns, &bytes, &pool).unwrap();
+        let x = inputs(n_tokens, n_columns);
+        let all: Vec<_> = Isa::available()
+            .into_iter()
+            .filter(|isa| *isa != scalar())
+            .map(|isa| (isa, product(isa, &packed, &x, &pool)))
+            .collect();
+        for token in [0, 15, 16, 255, 256, 287, 288, 299] {
+            let one = product(scalar(), &packed, &x[token * n_columns..][..n_columns], &pool);
+            for (isa, found) in &all {
+                let found = &found[token * n_rows..][..n_rows];
+                assert!(same(found, &one), "{kind:?} {} token {token}", isa.name());
+            }
+        }
+    }
+}
+
 // The way of AVX-512 through the kernel, with arrays for registers.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[test]
@@ -266,7 +291,8 @@ fn extreme_codes_do_not_overflow() {
             }
             let packed = PackedMatrix::pack(kind, 16, n_columns, &bytes, &pool).unwrap();
             for x in [1.0, -1.0] {
-                let x = vec![x; n_columns];
+                // Enough tokens for every way through the kernels.
+                let x = vec![x; 33 * n_columns];
                 let wanted = product(scalar(), &packed, &x, &pool);
                 let mut row = vec![0.0; n_columns];
                 packed.row(3, &mut row);
@@ -296,11 +322,13 @@ fn what_is_not_finite_comes_out_as_nan_for_its_token_alone() {
         let packed = PackedMatrix::pack(kind, n_rows, n_columns, &bytes, &pool).unwrap();
         for isa in Isa::available() {
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-                let mut x = inputs(5, n_columns);
+                let mut x = inputs(35, n_columns);
                 x[2 * n_columns + 77] = bad;
+                x[34 * n_columns] = bad;
                 let y = product(isa, &packed, &x, &pool);
                 for (at, y) in y.iter().enumerate() {
-                    assert_eq!(y.is_nan(), at / n_rows == 2, "{kind:?} {} {at} {y}", isa.name());
+                    let is_bad = [2, 34].contains(&(at / n_rows));
+                    assert_eq!(y.is_nan(), is_bad, "{kind:?} {} {at} {y}", isa.name());
                 }
             }
         }

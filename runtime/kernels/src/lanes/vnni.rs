@@ -9,7 +9,7 @@ use super::{Lanes, Run, Type, kernels_of, multiply, types};
 use crate::activations::Record;
 use crate::format::TILE_ROWS;
 
-struct Vnni;
+pub(super) struct Vnni;
 
 kernels_of!(Vnni, "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni");
 
