@@ -15,7 +15,9 @@ use std::sync::Mutex;
 
 use crate::error::{KernelError, Result};
 use crate::format::BLOCK;
-use crate::isa::{Isa, Level};
+use crate::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::Level;
 use crate::pool::Pool;
 
 /// Most tokens that one call of a kernel takes: enough that unpacking the weights costs little beside the products.

@@ -131,9 +131,10 @@ macro_rules! types {
             )*
         }
 
-        /// Makes the kernels of an instruction set: `kernel(kind)` over `Lanes` of `$lanes`, compiled for `$features`.
+        /// Makes the kernels of an instruction set: `kernel(kind)` over `Lanes` of `$lanes`, compiled for `$features`; of 4 tokens and more it takes `$together`
+        /// at a time.
         macro_rules! kernels {
-            ($lanes:ty, $features:literal) => {
+            ($lanes:ty, $features:literal, $together:literal) => {
                 /// Returns the kernel of a type.
                 pub(super) fn kernel(kind: GgmlType) -> Option<Run> {
                     Some(match kind {
@@ -149,11 +150,11 @@ macro_rules! types {
                     // SAFETY: what the caller promises is what the kernel asks for; each branch has as many tokens as it says.
                     unsafe {
                         match sums.len() {
-                            1 => with::<K, 1>(tile, n_blocks, x, sums),
-                            2 => with::<K, 2>(tile, n_blocks, x, sums),
-                            4 => with::<K, 4>(tile, n_blocks, x, sums),
-                            8 => with::<K, 8>(tile, n_blocks, x, sums),
-                            16 => with::<K, 16>(tile, n_blocks, x, sums),
+                            1 => with::<K, 1, 1>(tile, n_blocks, x, sums),
+                            2 => with::<K, 2, 1>(tile, n_blocks, x, sums),
+                            4 => with::<K, 4, $together>(tile, n_blocks, x, sums),
+                            8 => with::<K, 8, $together>(tile, n_blocks, x, sums),
+                            16 => with::<K, 16, $together>(tile, n_blocks, x, sums),
                             other => unreachable!("{other} tokens are no group"),
                         }
                     }
@@ -162,14 +163,14 @@ macro_rules! types {
                 /// # Safety
                 /// As for [`multiply`].
                 #[target_feature(enable = $features)]
-                unsafe fn with<K: Type, const T: usize>(
+                unsafe fn with<K: Type, const T: usize, const N: usize>(
                     tile: *const u8,
                     n_blocks: usize,
                     x: *const Record,
                     sums: &mut [[f32; TILE_ROWS]],
                 ) {
                     // SAFETY: what the caller promises, and the instructions are enabled here.
-                    unsafe { multiply::<$lanes, K, T>(tile, n_blocks, x, sums) }
+                    unsafe { multiply::<$lanes, K, T, N>(tile, n_blocks, x, sums) }
                 }
             };
         }
@@ -245,15 +246,61 @@ trait Lanes {
         x: *const i8,
         factor: Self::Ints,
     ) -> Self::Ints;
+
+    /// As [`Lanes::dot`], for several tokens.
+    #[inline(always)]
+    unsafe fn dots<const BITS: u32, const N: usize>(
+        w: &[Self::Bytes; 8],
+        x: [*const i8; N],
+        start: [Self::Ints; N],
+    ) -> [Self::Ints; N] {
+        let mut sums = start;
+        for (sum, x) in sums.iter_mut().zip(x) {
+            // SAFETY: as promised by the caller.
+            *sum = unsafe { Self::dot::<BITS>(w, x, *sum) };
+        }
+        sums
+    }
+
+    /// As [`Lanes::dot_signed`], for several tokens.
+    #[inline(always)]
+    unsafe fn dots_signed<const N: usize>(
+        w: &[Self::Bytes; 8],
+        x: [*const i8; N],
+        negative_sums: [i32; N],
+    ) -> [Self::Ints; N] {
+        // SAFETY: as promised by the caller.
+        let mut sums = unsafe { [Self::int(0); N] };
+        for t in 0..N {
+            // SAFETY: as above.
+            sums[t] = unsafe { Self::dot_signed(w, x[t], negative_sums[t]) };
+        }
+        sums
+    }
+
+    /// As [`Lanes::dot_scaled`], for several tokens.
+    #[inline(always)]
+    unsafe fn dots_scaled<const BITS: u32, const HALF: usize, const N: usize>(
+        w: &[Self::Bytes; 8],
+        x: [*const i8; N],
+        factor: Self::Ints,
+    ) -> [Self::Ints; N] {
+        let mut sums = [factor; N];
+        for (sum, x) in sums.iter_mut().zip(x) {
+            // SAFETY: as promised by the caller.
+            *sum = unsafe { Self::dot_scaled::<BITS, HALF>(w, x, factor) };
+        }
+        sums
+    }
 }
 
-/// Multiplies a tile with `T` tokens.
+/// Multiplies a tile with `T` tokens, `N` at a time, which divides `T`.
 ///
 /// # Safety
 /// The processor has the instructions of `S`; `tile` has the bytes of a tile of `n_blocks` blocks, whole superblocks; `x` has `n_blocks * T` records, by block and
 /// then by token; `sums` has `T` entries.
 #[inline(always)]
-unsafe fn multiply<S: Lanes, K: Type, const T: usize>(
+unsafe fn multiply<S: Lanes, K: Type, const T: usize, const N: usize>(
     tile: *const u8,
     n_blocks: usize,
     x: *const Record,
@@ -263,11 +310,11 @@ unsafe fn multiply<S: Lanes, K: Type, const T: usize>(
     unsafe {
         if T <= 2 {
             // Limited by memory, so each vector is loaded whole before the next.
-            pass::<S, K, T>(tile, n_blocks, x, sums, 0, S::PARTS);
+            pass::<S, K, T, N>(tile, n_blocks, x, sums, 0, S::PARTS);
         } else {
             // Limited by registers, so each part takes its own way through the tile, which lies in a cache by then.
             for part in 0..S::PARTS {
-                pass::<S, K, T>(tile, n_blocks, x, sums, part, 1);
+                pass::<S, K, T, N>(tile, n_blocks, x, sums, part, 1);
             }
         }
     }
@@ -278,7 +325,7 @@ unsafe fn multiply<S: Lanes, K: Type, const T: usize>(
 /// # Safety
 /// As for [`multiply`]; there are as many parts.
 #[inline(always)]
-unsafe fn pass<S: Lanes, K: Type, const T: usize>(
+unsafe fn pass<S: Lanes, K: Type, const T: usize, const N: usize>(
     tile: *const u8,
     n_blocks: usize,
     x: *const Record,
@@ -313,9 +360,9 @@ unsafe fn pass<S: Lanes, K: Type, const T: usize>(
                     let fields = head.add(part * S::ROWS);
                     let (d, m) = (d[part], m[part]);
                     if by_sixteen(format.scales) {
-                        add_sixteens::<S, K, T>(&w, fields, j, d, m, x, &mut y[part]);
+                        add_sixteens::<S, K, T, N>(&w, fields, j, d, m, x, &mut y[part]);
                     } else {
-                        add_block::<S, K, T>(&w, fields, j, d, m, x, &mut y[part]);
+                        add_block::<S, K, T, N>(&w, fields, j, d, m, x, &mut y[part]);
                     }
                 }
                 codes = codes.add(format.code_bytes());
@@ -337,7 +384,7 @@ unsafe fn pass<S: Lanes, K: Type, const T: usize>(
 /// # Safety
 /// As for [`multiply`]; `fields` is a head, moved on to the bytes of this part's rows.
 #[inline(always)]
-unsafe fn add_block<S: Lanes, K: Type, const T: usize>(
+unsafe fn add_block<S: Lanes, K: Type, const T: usize, const N: usize>(
     w: &[S::Bytes; 8],
     fields: *const u8,
     j: usize,
@@ -350,23 +397,27 @@ unsafe fn add_block<S: Lanes, K: Type, const T: usize>(
     // SAFETY: fields are read within the head, records within the group.
     unsafe {
         let (scale, minimum) = scales_of_block::<S, K>(fields, j, d, m);
-        for (t, y) in y.iter_mut().enumerate() {
-            let x = x.add(t);
-            let codes = (&raw const (*x).codes).cast::<i8>();
-            let dot = match format.codes {
-                Codes::Bytes | Codes::Values => S::dot_signed(w, codes, (*x).negative_sum),
+        for (at, y) in y.as_chunks_mut::<N>().0.iter_mut().enumerate() {
+            let x: [*const Record; N] = std::array::from_fn(|t| x.add(N * at + t));
+            let codes = x.map(|x| (&raw const (*x).codes).cast::<i8>());
+            let sums = x.map(|x| (*x).negative_sum);
+            let dots = match format.codes {
+                Codes::Bytes | Codes::Values => S::dots_signed(w, codes, sums),
                 Codes::Fives if format.offset == 16 => {
-                    S::dot::<5>(w, codes, S::shifted::<4>(S::int((*x).negative_sum)))
+                    S::dots::<5, N>(w, codes, sums.map(|sum| S::shifted::<4>(S::int(sum))))
                 }
-                Codes::Fives => S::dot::<5>(w, codes, S::int(0)),
-                _ if format.offset == 8 => S::dot::<4>(w, codes, S::shifted::<3>(S::int((*x).negative_sum))),
-                _ => S::dot::<4>(w, codes, S::int(0)),
+                Codes::Fives => S::dots::<5, N>(w, codes, [S::int(0); N]),
+                _ if format.offset == 8 => S::dots::<4, N>(w, codes, sums.map(|sum| S::shifted::<3>(S::int(sum)))),
+                _ => S::dots::<4, N>(w, codes, [S::int(0); N]),
             };
-            *y = S::fma(S::multiply(scale, S::float((*x).scale)), S::to_floats(dot), *y);
-            match format.scales {
-                Scales::HalfMinimum => *y = S::fma(minimum, S::float((*x).scaled_sum), *y),
-                Scales::Six => *y = S::fnma(minimum, S::float((*x).scaled_sum), *y),
-                _ => {}
+            for t in 0..N {
+                let (x, y) = (x[t], &mut y[t]);
+                *y = S::fma(S::multiply(scale, S::float((*x).scale)), S::to_floats(dots[t]), *y);
+                match format.scales {
+                    Scales::HalfMinimum => *y = S::fma(minimum, S::float((*x).scaled_sum), *y),
+                    Scales::Six => *y = S::fnma(minimum, S::float((*x).scaled_sum), *y),
+                    _ => {}
+                }
             }
         }
     }
@@ -377,7 +428,7 @@ unsafe fn add_block<S: Lanes, K: Type, const T: usize>(
 /// # Safety
 /// As for [`add_block`].
 #[inline(always)]
-unsafe fn add_sixteens<S: Lanes, K: Type, const T: usize>(
+unsafe fn add_sixteens<S: Lanes, K: Type, const T: usize, const N: usize>(
     w: &[S::Bytes; 8],
     fields: *const u8,
     j: usize,
@@ -392,35 +443,38 @@ unsafe fn add_sixteens<S: Lanes, K: Type, const T: usize>(
         let (scales, counts) = scales_of_halves::<S, K>(fields, j);
         let pair = S::pair(scales[0], scales[1]);
         let factors = [S::factor(scales[0]), S::factor(scales[1])];
-        for (t, y) in y.iter_mut().enumerate() {
-            let x = x.add(t);
-            let codes = (&raw const (*x).codes).cast::<i8>();
-            let last = codes.add(BLOCK / 2);
-            let sums = S::int((&raw const (*x).sums).cast::<i32>().read());
-            let dot = match format.codes {
-                Codes::Sixes => {
-                    let dot = S::add(
-                        S::dot_scaled::<6, 0>(w, codes, factors[0]),
-                        S::dot_scaled::<6, 1>(w, last, factors[1]),
-                    );
-                    S::subtract(dot, S::shifted::<5>(S::pair_dot(pair, sums)))
-                }
-                Codes::Threes => {
-                    let dot = S::add(
-                        S::dot_scaled::<3, 0>(w, codes, factors[0]),
-                        S::dot_scaled::<3, 1>(w, last, factors[1]),
-                    );
-                    S::subtract(dot, S::shifted::<2>(S::pair_dot(pair, sums)))
-                }
-                _ => S::add(
-                    S::dot_scaled::<2, 0>(w, codes, factors[0]),
-                    S::dot_scaled::<2, 1>(w, last, factors[1]),
-                ),
+        for (at, y) in y.as_chunks_mut::<N>().0.iter_mut().enumerate() {
+            let x: [*const Record; N] = std::array::from_fn(|t| x.add(N * at + t));
+            let codes = x.map(|x| (&raw const (*x).codes).cast::<i8>());
+            let last = codes.map(|codes| codes.add(BLOCK / 2));
+            let [first, second] = match format.codes {
+                Codes::Sixes => [
+                    S::dots_scaled::<6, 0, N>(w, codes, factors[0]),
+                    S::dots_scaled::<6, 1, N>(w, last, factors[1]),
+                ],
+                Codes::Threes => [
+                    S::dots_scaled::<3, 0, N>(w, codes, factors[0]),
+                    S::dots_scaled::<3, 1, N>(w, last, factors[1]),
+                ],
+                _ => [
+                    S::dots_scaled::<2, 0, N>(w, codes, factors[0]),
+                    S::dots_scaled::<2, 1, N>(w, last, factors[1]),
+                ],
             };
-            let scale = S::float((*x).scale);
-            *y = S::fma(S::multiply(d, scale), S::to_floats(dot), *y);
-            if let Scales::Nibble16 = format.scales {
-                *y = S::fnma(S::multiply(m, scale), S::to_floats(S::pair_dot(counts, sums)), *y);
+            for t in 0..N {
+                let (x, y) = (x[t], &mut y[t]);
+                let sums = S::int((&raw const (*x).sums).cast::<i32>().read());
+                let mut dot = S::add(first[t], second[t]);
+                match format.codes {
+                    Codes::Sixes => dot = S::subtract(dot, S::shifted::<5>(S::pair_dot(pair, sums))),
+                    Codes::Threes => dot = S::subtract(dot, S::shifted::<2>(S::pair_dot(pair, sums))),
+                    _ => {}
+                }
+                let scale = S::float((*x).scale);
+                *y = S::fma(S::multiply(d, scale), S::to_floats(dot), *y);
+                if let Scales::Nibble16 = format.scales {
+                    *y = S::fnma(S::multiply(m, scale), S::to_floats(S::pair_dot(counts, sums)), *y);
+                }
             }
         }
     }

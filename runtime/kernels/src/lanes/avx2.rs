@@ -11,7 +11,7 @@ use crate::format::TILE_ROWS;
 
 struct Avx2;
 
-kernels_of!(Avx2, "avx2,fma,f16c");
+kernels_of!(Avx2, "avx2,fma,f16c", 1);
 
 /// Returns 4 bytes in every lane.
 ///

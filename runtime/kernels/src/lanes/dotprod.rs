@@ -15,7 +15,7 @@ use crate::format::TILE_ROWS;
 
 struct DotProd;
 
-kernels_of!(DotProd, "neon,dotprod");
+kernels_of!(DotProd, "neon,dotprod", 1);
 
 impl Lanes for DotProd {
     const ROWS: usize = 4;

@@ -9,9 +9,9 @@ use crate::format::TILE_ROWS;
 struct Emulated;
 
 #[cfg(target_arch = "aarch64")]
-kernels_of!(Emulated, "neon");
+kernels_of!(Emulated, "neon", 4);
 #[cfg(target_arch = "x86_64")]
-kernels_of!(Emulated, "sse2");
+kernels_of!(Emulated, "sse2", 4);
 
 type Bytes = [u8; 64];
 type Ints = [i32; 16];
