@@ -1,8 +1,8 @@
-//! Measures the two limits of this machine, and how near the kernels come to them: `cargo run --release -p witness-kernels --example roofline [-- TYPE..]`.
+//! Measures the limits of this machine, and how near the kernels come to them: `cargo run --release -p witness-kernels --example roofline [-- TYPE..]`.
 //!
-//! The limits: bytes a second that all cores read from memory, and operations a second of dot products of bytes whose factors are in registers. Then, for each type
-//! and each matrix of a model of 1B parameters: one token (bytes a second of packed weights, as a share of the first limit) and 512 tokens (two operations a weight
-//! and token, as a share of the second). `THREADS` and `WITNESS_ISA` hold it to fewer of either. Numbers are the best of several runs: what the machine can do, not what
+//! The limits: bytes a second that all cores read from memory, and operations a second of dot products of bytes and of f32 whose factors are in registers. Then, for
+//! each type and each matrix of a model of 1B parameters: one token (bytes a second of weights, as a share of the first limit) and 512 tokens (two operations a
+//! weight and token, as a share of the second, which tiles may pass; of the third for f16, bf16 and f32). `THREADS` and `WITNESS_ISA` hold it to fewer of either. Numbers are the best of several runs: what the machine can do, not what
 //! its neighbours leave.
 #![expect(
     unsafe_code,
@@ -10,18 +10,23 @@
 )]
 
 use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use witness_formats::gguf::GgmlType;
-use witness_kernels::{Activations, Buffer, Isa, PackedMatrix, Pool};
+use witness_kernels::{Activations, Buffer, Isa, KernelError, PackedMatrix, PlainMatrix, Pool, is_plain};
 
 const SHAPES: [(usize, usize); 4] = [(2_048, 2_048), (8_192, 2_048), (2_048, 8_192), (128_256, 2_048)];
-const TYPES: [GgmlType; 5] = [
+const TYPES: [GgmlType; 8] = [
     GgmlType::Q4_K,
     GgmlType::Q6_K,
     GgmlType::Q8_0,
     GgmlType::Q4_0,
     GgmlType::Q5_K,
+    GgmlType::F16,
+    GgmlType::BF16,
+    GgmlType::F32,
 ];
 const TOKENS: usize = 512;
 /// More than any cache holds.
@@ -38,11 +43,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .and_then(|n| n.parse().ok())
         .unwrap_or(n_cores);
     let pool = Pool::new(n_threads);
-    let bandwidth = bandwidth(&pool)?;
-    let peak = peak(&pool);
+    let limits = Limits {
+        bandwidth: bandwidth(&pool)?,
+        bytes: peak(&pool, dots),
+        floats: peak(&pool, fmas),
+    };
     println!(
-        "{} with {n_threads} threads: reads {bandwidth:.1} GB/s, multiplies bytes at {peak:.0} GOP/s",
-        Isa::current().name()
+        "{} with {n_threads} threads: reads {:.1} GB/s, multiplies bytes at {:.0} GOP/s and f32 at {:.0}",
+        Isa::current().name(),
+        limits.bandwidth,
+        limits.bytes,
+        limits.floats,
     );
     let asked: Vec<GgmlType> = std::env::args()
         .skip(1)
@@ -52,10 +63,55 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("type    rows columns   pack GB/s   1 token GB/s  share   {TOKENS} tokens GOP/s  share");
     for kind in types {
         for (n_rows, n_columns) in SHAPES {
-            measure(kind, n_rows, n_columns, &pool, bandwidth, peak)?;
+            measure(kind, n_rows, n_columns, &pool, &limits)?;
         }
     }
     Ok(())
+}
+
+/// In GB/s and GOP/s.
+struct Limits {
+    bandwidth: f64,
+    bytes: f64,
+    floats: f64,
+}
+
+enum Matrix {
+    Packed(PackedMatrix),
+    Plain(PlainMatrix),
+}
+
+impl Matrix {
+    fn new(
+        kind: GgmlType,
+        n_rows: usize,
+        n_columns: usize,
+        blocks: &Arc<Vec<u8>>,
+        pool: &Pool,
+    ) -> Result<Matrix, KernelError> {
+        if !is_plain(kind) {
+            return PackedMatrix::pack(kind, n_rows, n_columns, blocks, pool).map(Matrix::Packed);
+        }
+        // As a file does that is mapped, each has bytes of its own.
+        let mut copy = Buffer::zeroed(blocks.len())?;
+        copy.as_mut_slice().copy_from_slice(blocks);
+        PlainMatrix::new(kind, n_rows, n_columns, Arc::new(Held(copy)), 0..blocks.len()).map(Matrix::Plain)
+    }
+
+    fn multiply(&self, x: &[f32], n_columns: usize, y: &mut [f32], pool: &Pool) -> Result<(), KernelError> {
+        match self {
+            Matrix::Packed(matrix) => matrix.multiply(&Activations::quantize(x, n_columns, pool)?, y, pool),
+            Matrix::Plain(matrix) => matrix.multiply(x, y, pool),
+        }
+    }
+}
+
+struct Held(Buffer);
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_slice()
+    }
 }
 
 fn measure(
@@ -63,21 +119,21 @@ fn measure(
     n_rows: usize,
     n_columns: usize,
     pool: &Pool,
-    bandwidth: f64,
-    peak: f64,
+    limits: &Limits,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let row_bytes = kind.row_bytes(n_columns).ok_or("whole blocks")? as usize;
-    // Scales are of the same kind as the codes, which changes no timing as long as they are no subnormal numbers.
-    let blocks: Vec<u8> = (0..n_rows * row_bytes).map(|at| (at * 37 % 61) as u8).collect();
+    // Every two bytes are an f16 or a bf16 of ordinary size, as scales or as numbers: subnormal ones would change the timing.
+    let byte = |at: usize| if at.is_multiple_of(2) { (at * 37 % 61) as u8 } else { 0x3c };
+    let blocks: Arc<Vec<u8>> = Arc::new((0..n_rows * row_bytes).map(byte).collect());
     let copies = (BYTES / blocks.len()).clamp(1, 160);
     let mut packing = f64::INFINITY;
     let mut matrices = Vec::with_capacity(copies);
     for _ in 0..copies {
         let start = Instant::now();
-        matrices.push(PackedMatrix::pack(kind, n_rows, n_columns, &blocks, pool)?);
+        matrices.push(Matrix::new(kind, n_rows, n_columns, &blocks, pool)?);
         packing = packing.min(start.elapsed().as_secs_f64());
     }
-    let bytes = matrices[0].packed_bytes().len() as f64;
+    let bytes = blocks.len() as f64;
     let number = |at: usize| (at * 7_919 % 2_003) as f32 / 1_001.5 - 1.0;
     let x: Vec<f32> = (0..TOKENS * n_columns).map(number).collect();
     let mut y = vec![0.0; TOKENS * n_rows];
@@ -86,8 +142,7 @@ fn measure(
     for _ in 0..5 {
         let start = Instant::now();
         for matrix in &matrices {
-            let rounded = Activations::quantize(black_box(one), n_columns, pool)?;
-            matrix.multiply(&rounded, &mut y[..n_rows], pool)?;
+            matrix.multiply(black_box(one), n_columns, &mut y[..n_rows], pool)?;
         }
         one_token = one_token.min(start.elapsed().as_secs_f64() / copies as f64);
     }
@@ -95,8 +150,7 @@ fn measure(
     let runs = if n_rows > 10_000 { 2 } else { 4 };
     for matrix in matrices.iter().cycle().take(runs) {
         let start = Instant::now();
-        let rounded = Activations::quantize(black_box(&x), n_columns, pool)?;
-        matrix.multiply(&rounded, &mut y, pool)?;
+        matrix.multiply(black_box(&x), n_columns, &mut y, pool)?;
         many_tokens = many_tokens.min(start.elapsed().as_secs_f64());
     }
     black_box(&y);
@@ -106,8 +160,8 @@ fn measure(
         "{:<6} {n_rows:>6} {n_columns:>6} {:>10.2} {speed:>13.1} {:>6.0}% {work:>18.0} {:>6.0}%",
         kind.name(),
         blocks.len() as f64 / packing / 1e9,
-        100.0 * speed / bandwidth,
-        100.0 * work / peak,
+        100.0 * speed / limits.bandwidth,
+        100.0 * work / if is_plain(kind) { limits.floats } else { limits.bytes },
     );
     Ok(())
 }
@@ -137,25 +191,85 @@ fn bandwidth(pool: &Pool) -> Result<f64, Box<dyn std::error::Error>> {
     Ok(BYTES as f64 / best / 1e9)
 }
 
-/// Operations a second (multiplications and additions) of dot products of bytes, in GOP/s.
-fn peak(pool: &Pool) -> f64 {
+/// Operations a second (multiplications and additions) of rounds of `work`, which returns how many one of them has, in GOP/s.
+fn peak(pool: &Pool, work: impl Fn(usize) -> usize + Sync) -> f64 {
     const TASKS: usize = 64;
     const ROUNDS: usize = 200_000;
     let mut best = f64::INFINITY;
-    let mut per_round = 0;
+    let per_round = AtomicUsize::new(0);
     for _ in 0..5 {
-        let counts: Vec<_> = (0..TASKS).map(|_| std::sync::atomic::AtomicUsize::new(0)).collect();
         let start = Instant::now();
-        pool.run(TASKS, |index| {
-            counts[index].store(dots(ROUNDS), std::sync::atomic::Ordering::Relaxed);
-        });
+        pool.run(TASKS, |_| per_round.store(work(ROUNDS), Ordering::Relaxed));
         best = best.min(start.elapsed().as_secs_f64());
-        per_round = counts[0].load(std::sync::atomic::Ordering::Relaxed);
     }
-    (TASKS * ROUNDS * per_round) as f64 / best / 1e9
+    (TASKS * ROUNDS * per_round.into_inner()) as f64 / best / 1e9
 }
 
-/// Runs so many rounds and returns the operations of one.
+/// As [`dots`], of f32.
+#[cfg(target_arch = "x86_64")]
+fn fmas(rounds: usize) -> usize {
+    // SAFETY: the names are those of instructions that were detected.
+    unsafe {
+        match Isa::current().name() {
+            "avx512" | "avx512vnni" | "amx" => fmas_avx512(rounds),
+            "avx2" => fmas_avx2(rounds),
+            _ => fmas_plain(rounds),
+        }
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn fmas(rounds: usize) -> usize {
+    fmas_plain(rounds)
+}
+
+/// Twelve sums of 16 at a time.
+#[inline(always)]
+fn fmas_plain(rounds: usize) -> usize {
+    let (a, b) = (black_box([0.5_f32; 16]), black_box([1.5_f32; 16]));
+    let mut sums = [[0.0_f32; 16]; 12];
+    for _ in 0..rounds {
+        for sums in &mut sums {
+            for lane in 0..16 {
+                sums[lane] = a[lane].mul_add(b[lane], sums[lane]);
+            }
+        }
+    }
+    black_box(sums);
+    2 * 12 * 16
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn fmas_avx512(rounds: usize) -> usize {
+    use std::arch::x86_64::*;
+    let (a, b) = (black_box(_mm512_set1_ps(0.5)), black_box(_mm512_set1_ps(1.5)));
+    let mut sums = [_mm512_setzero_ps(); 12];
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = _mm512_fmadd_ps(a, b, *sum);
+        }
+    }
+    black_box(sums);
+    2 * 12 * 16
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn fmas_avx2(rounds: usize) -> usize {
+    use std::arch::x86_64::*;
+    let (a, b) = (black_box(_mm256_set1_ps(0.5)), black_box(_mm256_set1_ps(1.5)));
+    let mut sums = [_mm256_setzero_ps(); 12];
+    for _ in 0..rounds {
+        for sum in &mut sums {
+            *sum = _mm256_fmadd_ps(a, b, *sum);
+        }
+    }
+    black_box(sums);
+    2 * 12 * 8
+}
+
+/// Runs so many rounds of dot products of bytes and returns the operations of one.
 #[cfg(target_arch = "x86_64")]
 fn dots(rounds: usize) -> usize {
     // SAFETY: the names are those of instructions that were detected.

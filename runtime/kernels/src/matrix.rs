@@ -1,5 +1,5 @@
 //! Packed weights and their product with tokens.
-#![expect(unsafe_code, reason = "threads write disjoint rows of one output")]
+#![expect(unsafe_code, reason = "tasks write disjoint rows of one output")]
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -13,6 +13,7 @@ use crate::isa::Isa;
 use crate::lanes::Kernel;
 use crate::lanes::amx::{self, Rows, Tiles, Unit};
 use crate::memory::{Buffer, Bytes};
+use crate::output::Output;
 use crate::pack::pack_tile;
 use crate::pool::Pool;
 use crate::scalar::Block;
@@ -36,49 +37,6 @@ pub struct PackedMatrix {
     n_rows: usize,
     n_columns: usize,
     bytes: Bytes,
-}
-
-/// Where the outputs of a product are, `[n_tokens, n_rows]`: each task writes the rows of its tiles, for every token.
-#[derive(Clone, Copy)]
-struct Output {
-    start: *mut f32,
-    n_tokens: usize,
-    n_rows: usize,
-}
-
-// SAFETY: tasks write disjoint rows, and the slice that it was made from stays borrowed until all have ended.
-unsafe impl Send for Output {}
-// SAFETY: as above.
-unsafe impl Sync for Output {}
-
-impl Output {
-    /// Writes what a tile gave for a token.
-    ///
-    /// # Safety
-    /// Nobody else writes these rows of this token meanwhile, and the outputs are still borrowed.
-    unsafe fn put(&self, token: usize, tile: usize, sums: &[f32; TILE_ROWS]) {
-        let first = tile * TILE_ROWS;
-        assert!(token < self.n_tokens && first < self.n_rows, "within the outputs");
-        let len = TILE_ROWS.min(self.n_rows - first);
-        // SAFETY: token and rows were just checked against the shape of the outputs; the caller answers for the rest.
-        let rows = unsafe { std::slice::from_raw_parts_mut(self.start.add(token * self.n_rows + first), len) };
-        rows.copy_from_slice(&sums[..len]);
-    }
-
-    /// Returns where the rows of a tile are for the group of 16 tokens that begins at `token`.
-    fn rows(&self, token: usize, tile: usize, begins: bool) -> Rows {
-        let first = tile * TILE_ROWS;
-        assert!(
-            token + amx::TOKENS <= self.n_tokens && first < self.n_rows,
-            "within the outputs"
-        );
-        Rows {
-            start: self.start.wrapping_add(token * self.n_rows + first),
-            stride: self.n_rows,
-            n_rows: TILE_ROWS.min(self.n_rows - first),
-            begins,
-        }
-    }
 }
 
 impl PackedMatrix {
@@ -233,13 +191,7 @@ impl PackedMatrix {
                 expected: self.n_columns,
             });
         }
-        if Some(y.len()) != n_tokens.checked_mul(self.n_rows) {
-            return Err(KernelError::Length {
-                what: "a batch of outputs",
-                found: y.len(),
-                expected: n_tokens.saturating_mul(self.n_rows),
-            });
-        }
+        check_outputs(y, n_tokens, self.n_rows)?;
         if y.is_empty() {
             return Ok(());
         }
@@ -252,11 +204,7 @@ impl PackedMatrix {
             _ => per_thread.min(CHUNK_BYTES / tile_bytes),
         };
         let per_task = per_task.max(1);
-        let output = Output {
-            start: y.as_mut_ptr(),
-            n_tokens,
-            n_rows: self.n_rows,
-        };
+        let output = Output::new(y, n_tokens, self.n_rows);
         pool.run(n_tiles.div_ceil(per_task), |task| {
             let tiles = task * per_task..((task + 1) * per_task).min(n_tiles);
             self.multiply_tiles(tiles, x, kernel, output);
@@ -265,7 +213,7 @@ impl PackedMatrix {
     }
 
     /// Multiplies some tiles with all tokens, a panel of tokens at a time.
-    fn multiply_tiles(&self, tiles: Range<usize>, x: &Activations, kernel: Kernel, output: Output) {
+    fn multiply_tiles(&self, tiles: Range<usize>, x: &Activations, kernel: Kernel, output: Output<'_>) {
         let n_blocks = self.n_columns / BLOCK;
         let mut done = 0;
         if let Some(way) = kernel.tiles()
@@ -282,8 +230,8 @@ impl PackedMatrix {
                     let sums = &mut sums[..records.len() / n_blocks];
                     kernel.run(tile, n_blocks, records, sums);
                     for (token, sums) in sums.iter().enumerate() {
-                        // SAFETY: this task alone has these tiles, and `multiply` holds the outputs until all tasks have ended.
-                        unsafe { output.put(first + token, index, sums) };
+                        // SAFETY: this task alone has these tiles.
+                        unsafe { output.put(first + token, index * TILE_ROWS, sums) };
                     }
                 }
             }
@@ -291,7 +239,7 @@ impl PackedMatrix {
     }
 
     /// Multiplies some tiles with the first `n_tokens`, whole groups of 16, on the tile unit: a panel of tokens and a slab of columns at a time.
-    fn multiply_slabs(&self, tiles: Range<usize>, x: &Activations, n_tokens: usize, way: Tiles, output: Output) {
+    fn multiply_slabs(&self, tiles: Range<usize>, x: &Activations, n_tokens: usize, way: Tiles, output: Output<'_>) {
         let n_blocks = self.n_columns / BLOCK;
         let mut unit = Unit::new(way);
         let n_slabs = n_blocks.div_ceil(amx::SLAB_BLOCKS);
@@ -302,8 +250,15 @@ impl PackedMatrix {
                     unit.unpack(self.format, self.tile(index), n_blocks, blocks.clone());
                     for (first, records) in x.groups(panel.clone()) {
                         let records = &records[blocks.start * amx::TOKENS..blocks.end * amx::TOKENS];
-                        // SAFETY: this task alone has these tiles, and `multiply` holds the outputs until all tasks have ended.
-                        unsafe { unit.multiply(records, output.rows(first, index, start == 0)) };
+                        let row = index * TILE_ROWS;
+                        let rows = Rows {
+                            start: output.at(first, row, amx::TOKENS),
+                            stride: output.stride(),
+                            n_rows: TILE_ROWS.min(self.n_rows - row),
+                            begins: start == 0,
+                        };
+                        // SAFETY: this task alone has these tiles, whose rows of all tokens of the group lie within the outputs.
+                        unsafe { unit.multiply(records, rows) };
                     }
                 }
             }
@@ -336,4 +291,16 @@ fn measure(kind: GgmlType, n_rows: usize, n_columns: usize) -> Result<(Format, u
         .div_ceil(TILE_ROWS)
         .checked_mul(format.tile_bytes(n_columns / BLOCK));
     len.map(|len| (format, len)).ok_or(shape)
+}
+
+/// Says whether `y` has a number for each token and row.
+pub(crate) fn check_outputs(y: &[f32], n_tokens: usize, n_rows: usize) -> Result<()> {
+    if Some(y.len()) == n_tokens.checked_mul(n_rows) {
+        return Ok(());
+    }
+    Err(KernelError::Length {
+        what: "a batch of outputs",
+        found: y.len(),
+        expected: n_tokens.saturating_mul(n_rows),
+    })
 }
