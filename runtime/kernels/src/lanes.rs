@@ -38,8 +38,9 @@ use crate::isa::{Isa, Level};
 use crate::scalar;
 use unpack::{by_sixteen, has_minimum, scales_of_block, scales_of_halves, unpack};
 
-/// Bytes ahead of the codes in use that a product with one token asks for: further than the processor looks by itself across pages.
-const AHEAD: usize = 2_048;
+/// Bytes ahead of the codes in use that a product with one token asks for: what memory delivers while a line is on its way, and further than the processor looks by
+/// itself across pages. Sapphire Rapids, two threads, Q4_K: 17.9 GB/s with none, 22.5 with 2 KiB, 26.3 with 4 KiB, 26.1 with 6, 26.8 with 8, of 29.
+const AHEAD: usize = 6_144;
 
 /// Multiplies a tile of rows of so many blocks with a group of tokens.
 type Run = unsafe fn(&[u8], usize, &[Record], &mut [[f32; TILE_ROWS]]);

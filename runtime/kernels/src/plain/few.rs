@@ -10,8 +10,10 @@ use crate::output::Output;
 
 /// Rows that are multiplied at a time: four sums at a time keep the units of any processor busy enough to wait for memory alone.
 const ROWS: usize = 4;
-/// Bytes ahead of the weights in use that are asked for.
-const AHEAD: usize = 1_024;
+/// Bytes ahead of the weights in use that are asked for, where the next rows are too far away to stay in a first-level cache until they are used.
+const AHEAD: usize = 4_096;
+/// Bytes of rows that are not.
+const NEAR: usize = 24 << 10;
 
 /// Multiplies some rows with tokens `[n_tokens, n_columns]`.
 ///
@@ -75,12 +77,14 @@ unsafe fn block<S: Sixteen, K: Number, const R: usize, const T: usize>(
     unsafe {
         let mut sums = [[S::splat(0.0); T]; R];
         let whole = n_columns / 16 * 16;
+        // The same columns of the next rows; what is a few lines further in these is what the processor asks for by itself.
+        let ahead = if R * row_bytes <= NEAR { R * row_bytes } else { AHEAD };
         for column in (0..whole).step_by(16) {
             let x: [S::V; T] = std::array::from_fn(|t| S::load(x.as_ptr().add(t * n_columns + column)));
             for (r, sums) in sums.iter_mut().enumerate() {
                 let at = w.as_ptr().add(r * row_bytes + column * K::BYTES);
                 if T == 1 {
-                    S::prefetch(at.wrapping_add(AHEAD));
+                    S::prefetch(at.wrapping_add(ahead));
                 }
                 let w = K::widen::<S>(at);
                 for (sum, x) in sums.iter_mut().zip(x) {
