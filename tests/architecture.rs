@@ -89,7 +89,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("hyper", &["daemon", "client"]),
     ("axum", &["daemon"]),
     ("libloading", &["plugin-host"]),
-    ("candle", &["model", "plugins"]),
+    ("candle", &["plugins"]),
     ("gemm", &["training"]),
     ("pulp", &["model", "training"]),
     ("tokenizers", &["tokenizer"]),

@@ -80,15 +80,8 @@ impl Engine for GraphEngine {
             });
         }
         let logits = self.model.forward(&mut steps)?;
-        logits
-            .into_iter()
-            .map(|rows| match rows {
-                Some(rows) => rows
-                    .to_vec2::<f32>()
-                    .map_err(|error| crate::error::internal(error.to_string())),
-                None => Ok(Vec::new()),
-            })
-            .collect()
+        let rows = (0..batch.len()).map(|sequence| logits.rows(sequence).map(<[f32]>::to_vec).collect());
+        Ok(rows.collect())
     }
 
     fn graph(&self) -> Option<&Model> {

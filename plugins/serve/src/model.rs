@@ -320,12 +320,7 @@ fn prove(model: &Model, adapter: &Adapter, name: &str) -> Result<AdapterCheck, D
             adapter,
             n_logits: tokens.len(),
         };
-        let logits = model.forward(&mut [step])?.into_iter().flatten().next();
-        let logits = logits.ok_or_else(|| error::internal("no logits came back"))?;
-        logits
-            .flatten_all()
-            .and_then(|logits| logits.to_vec1())
-            .map_err(|error| error::internal(error.to_string()))
+        Ok(model.forward(&mut [step])?.of(0).to_vec())
     };
     let (with, without) = (run(Some(adapter))?, run(None)?);
     let difference = with.iter().zip(&without).map(|(a, b)| f64::from((a - b).abs()));

@@ -6,17 +6,17 @@
 
 use std::collections::HashMap;
 
-use candle_core::{Device, Tensor};
 use witness_formats::TensorRef;
 use witness_formats::adapter::{Adapter as AdapterFile, Heads, LoraKind, LoraPair, SavedModule};
 use witness_formats::gguf::rows::RowOrder;
+use witness_kernels::Pool;
 
 use crate::config::Config;
 use crate::decoder::Model;
 use crate::error::{ModelError, Result};
 use crate::linear::linear;
-use crate::lora::{Adapter, Delta, Module, NormSite, Site};
-use crate::weight::Weight;
+use crate::lora::{Adapter, Delta, Module, NormSite, Pair, Site};
+use crate::weight::{Numbers, Weight};
 
 impl Adapter {
     /// Checks an adapter against `config` and reads its weights, as f32. One with DoRA can be applied only after
@@ -50,15 +50,10 @@ impl Adapter {
 
     fn insert(&mut self, name: &str, module: Module, delta: Delta) -> Result<()> {
         self.bytes += match &delta {
-            Delta::LowRank { a, b, bias, .. } => {
-                let bias = bias.as_ref().map_or(0, Tensor::elem_count);
-                ((a.elem_count() + b.elem_count() + bias) * size_of::<f32>()) as u64
-            }
-            Delta::Directed { a, b, direction, .. } => {
-                ((a.elem_count() + b.elem_count() + direction.elem_count()) * size_of::<f32>()) as u64
-            }
+            Delta::LowRank { pair, bias } => pair.bytes() + bias.as_deref().map_or(0, size_of_val) as u64,
+            Delta::Directed { pair, direction } => pair.bytes() + size_of_val(&direction[..]) as u64,
             Delta::Linear(linear) => linear.bytes(),
-            Delta::Norm(weight) => (weight.elem_count() * size_of::<f32>()) as u64,
+            Delta::Norm(weight) => size_of_val(&weight[..]) as u64,
             Delta::Table(weight) => weight.bytes(),
         };
         match self.deltas.insert(module, delta) {
@@ -72,9 +67,10 @@ impl Model {
     /// Checks an adapter against this base and reads its weights. The base is not touched.
     pub fn adapter(&self, file: AdapterFile) -> Result<Adapter> {
         let mut adapter = Adapter::build(file, self.config())?;
+        let pool = Pool::current();
         for (module, delta) in &mut adapter.deltas {
             if let Some(base) = self.linear(*module)
-                && !delta.direct(base)?
+                && !delta.direct(base, &pool)
             {
                 return Err(ModelError::Damaged {
                     name: format!("{module:?}"),
@@ -197,11 +193,16 @@ fn low_rank(pair: &LoraPair, module: Module, config: &Config) -> Result<Delta> {
             "a module that they would not change in a defined way",
         ));
     }
+    let (a, b) = (numbers(&pair.module, &pair.a, a)?, numbers(&pair.module, &pair.b, b)?);
+    let low_rank = Pair {
+        a: Numbers::narrowest(a),
+        b: Numbers::narrowest(turned(&b, pair.rank)),
+        rank: pair.rank,
+        scale: pair.scale as f32,
+    };
     if let Some(magnitude) = &pair.magnitude {
         return Ok(Delta::Directed {
-            a: numbers(&pair.module, &pair.a, a)?,
-            b: numbers(&pair.module, &pair.b, b)?,
-            scale: pair.scale,
+            pair: low_rank,
             direction: numbers(&pair.module, magnitude, &[out])?,
         });
     }
@@ -209,12 +210,13 @@ fn low_rank(pair: &LoraPair, module: Module, config: &Config) -> Result<Delta> {
         Some(bias) => Some(numbers(&pair.module, bias, &[out])?),
         None => None,
     };
-    Ok(Delta::LowRank {
-        a: numbers(&pair.module, &pair.a, a)?,
-        b: numbers(&pair.module, &pair.b, b)?,
-        bias,
-        scale: pair.scale,
-    })
+    Ok(Delta::LowRank { pair: low_rank, bias })
+}
+
+/// Turns `[rows, columns]` into `[columns, rows]`.
+fn turned(numbers: &[f32], n_columns: usize) -> Vec<f32> {
+    let columns = (0..n_columns).flat_map(|column| numbers[column..].iter().step_by(n_columns));
+    columns.copied().collect()
 }
 
 fn replacement(saved: &SavedModule, module: Module, config: &Config) -> Result<Delta> {
@@ -239,20 +241,21 @@ fn replacement(saved: &SavedModule, module: Module, config: &Config) -> Result<D
             }
             Ok(Delta::Norm(numbers(&saved.module, weight, &[out])?))
         }
-        Module::Embedding => Ok(Delta::Table(Weight::Plain(numbers(
-            &saved.module,
-            weight,
-            &[input, out],
-        )?))),
+        Module::Embedding => {
+            let shape = [input, out];
+            let table = numbers(&saved.module, weight, &shape)?;
+            Ok(Delta::Table(Weight::of_numbers(table, &shape)))
+        }
         Module::Linear { .. } | Module::Head => {
-            let weight = Weight::Plain(numbers(&saved.module, weight, &[out, input])?);
-            Ok(Delta::Linear(linear(&weight, bias(out)?)?))
+            let shape = [out, input];
+            let weight = Weight::of_numbers(numbers(&saved.module, weight, &shape)?, &shape);
+            Ok(Delta::Linear(linear(&weight, bias(out)?)))
         }
     }
 }
 
 /// Decodes a tensor of the adapter to f32, of exactly this shape and finite throughout.
-fn numbers(module: &str, tensor: &TensorRef, shape: &[usize]) -> Result<Tensor> {
+fn numbers(module: &str, tensor: &TensorRef, shape: &[usize]) -> Result<Vec<f32>> {
     if tensor.shape() != shape {
         return Err(misfit(
             module,
@@ -267,5 +270,5 @@ fn numbers(module: &str, tensor: &TensorRef, shape: &[usize]) -> Result<Tensor> 
             detail: "the adapter holds NaN or infinity".to_owned(),
         });
     }
-    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+    Ok(values)
 }

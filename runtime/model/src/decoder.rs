@@ -4,31 +4,46 @@
 //! once; attention runs for each sequence by itself. Letters: `n` new tokens of the whole batch, `w` width, `h` query heads, `g`
 //! key-value heads, `d` head dimension. The residual stream is `[n, w] f32`.
 //!
-//! **Invariant:** a forward pass that fails leaves every cache as long as it was.
+//! ```text
+//! x = embedding                                                   one input is rounded once for all
+//! each block:   n = norm(x)      q, k, v = W n     m = attention     r = W m       layers that take it
+//!               n = norm(x += r) g, u = W n        g = silu(g) u     r = W g
+//! logits:       n = norm(x + r) of the rows asked for                W n
+//! ```
+//!
+//! **Invariants:** a forward pass that fails leaves every cache as long as it was. What a sequence gets depends on nothing but itself, bit for bit: not on the others in
+//! the batch, not on how its tokens are cut into passes, not on the threads. A pass writes to memory that the last one left ([`crate::workspace`]).
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
-use candle_nn::ops::rms_norm;
+use witness_kernels::Pool;
 
 use crate::attention::{HeadShape, attend};
 use crate::cache::{KvCache, KvPool, KvType};
 use crate::config::Config;
 use crate::error::{ModelError, Result};
-use crate::linear::Linear;
-use crate::lora::{Adapter, Delta, Module, NormSite, Observe, Routed, Routes, Site, add_scaled, splice};
-use crate::pointwise::gated;
-use crate::rope::{Frequencies, Rotation};
+use crate::linear::{Input, Linear};
+use crate::logits::Logits;
+use crate::lora::apply::{Room, Target, embed, project};
+use crate::lora::{Adapter, Delta, Module, NormSite, Observe, Routes, Site};
+use crate::pointwise::{add_and_norm, gated};
+use crate::rope::Frequencies;
+use crate::split::each_chunk;
 use crate::weight::Weight;
+use crate::workspace::{Spare, Workspace};
+
+/// Rows of an embedding that a thread looks up at a time.
+const ROWS_PER_TASK: usize = 8;
 
 /// Layers of one block.
 pub(crate) struct Block {
-    pub(crate) attention_norm: Tensor,
+    pub(crate) attention_norm: Vec<f32>,
     pub(crate) query: Box<dyn Linear>,
     pub(crate) key: Box<dyn Linear>,
     pub(crate) value: Box<dyn Linear>,
     pub(crate) output: Box<dyn Linear>,
-    pub(crate) feed_forward_norm: Tensor,
+    pub(crate) feed_forward_norm: Vec<f32>,
     pub(crate) gate: Box<dyn Linear>,
     pub(crate) up: Box<dyn Linear>,
     pub(crate) down: Box<dyn Linear>,
@@ -39,10 +54,11 @@ pub struct Model {
     pub(crate) config: Config,
     pub(crate) embedding: Weight,
     pub(crate) blocks: Vec<Block>,
-    pub(crate) final_norm: Tensor,
+    pub(crate) final_norm: Vec<f32>,
     pub(crate) head: Box<dyn Linear>,
     pub(crate) frequencies: Frequencies,
     pub(crate) bytes: u64,
+    pub(crate) spare: Spare,
 }
 
 /// What one sequence adds to a batch.
@@ -57,7 +73,7 @@ pub struct SequenceStep<'a> {
     pub n_logits: usize,
 }
 
-/// Rows of one sequence inside the batch's tensors.
+/// Rows of one sequence inside the batch's.
 struct Span {
     sequence: usize,
     start: usize,
@@ -115,11 +131,11 @@ impl Model {
         }
     }
 
-    /// Runs a batch and returns, for each sequence in order, its last `n_logits` rows of `[n_logits, vocab] f32`; nothing where 0.
+    /// Runs a batch and returns the logits of the last `n_logits` tokens of each sequence.
     ///
     /// # Errors
     /// A token outside the vocabulary, a sequence that outgrows its cache, an empty sequence. No cache changes then.
-    pub fn forward(&self, batch: &mut [SequenceStep<'_>]) -> Result<Vec<Option<Tensor>>> {
+    pub fn forward(&self, batch: &mut [SequenceStep<'_>]) -> Result<Logits> {
         self.forward_observed(batch, None)
     }
 
@@ -127,50 +143,33 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::forward`].
-    pub fn forward_observed(
+    pub fn forward_observed(&self, batch: &mut [SequenceStep<'_>], observer: Option<&dyn Observe>) -> Result<Logits> {
+        let mut logits = Logits::default();
+        self.forward_into(batch, observer, &mut logits)?;
+        Ok(logits)
+    }
+
+    /// As [`Model::forward_observed`], in the memory of `logits`, whose content is replaced; nothing is meant by it after an error.
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    pub fn forward_into(
         &self,
         batch: &mut [SequenceStep<'_>],
         observer: Option<&dyn Observe>,
-    ) -> Result<Vec<Option<Tensor>>> {
+        logits: &mut Logits,
+    ) -> Result<()> {
         for step in batch.iter_mut() {
             self.check(step)?;
         }
-        let (spans, mut routes) = plan(batch);
-        routes.observer = observer;
-        let tokens: Vec<u32> = spans
-            .iter()
-            .flat_map(|span| batch[span.sequence].tokens)
-            .copied()
-            .collect();
-        let positions = spans.iter().flat_map(|span| {
-            let first = batch[span.sequence].cache.len();
-            first..first + span.n_tokens
-        });
-        let rotation = self.frequencies.rotation(positions);
-        let mut x = self.embed(&tokens, &routes)?;
-        for (layer, block) in self.blocks.iter().enumerate() {
-            let normed = self.norm(&x, &block.attention_norm, &routes, norm_of(layer, NormSite::Attention))?;
-            let mixed = self.attention(layer, &normed, &spans, &routes, &rotation, batch)?;
-            x = (x + mixed)?;
-            let normed = self.norm(
-                &x,
-                &block.feed_forward_norm,
-                &routes,
-                norm_of(layer, NormSite::FeedForward),
-            )?;
-            let gate = run(&*block.gate, &normed, &routes, linear_of(layer, Site::Gate))?;
-            let up = run(&*block.up, &normed, &routes, linear_of(layer, Site::Up))?;
-            let shape = gate.dims2()?;
-            let (mut gate, up) = (numbers(&gate)?, numbers(&up)?);
-            gated(&mut gate, &up);
-            let gate = Tensor::from_vec(gate, shape, &Device::Cpu)?;
-            x = (x + run(&*block.down, &gate, &routes, linear_of(layer, Site::Down))?)?;
-        }
-        let logits = self.logits(&x, &spans, batch, observer)?;
+        let mut workspace = self.spare.take();
+        self.run(batch, observer, &mut workspace, logits)?;
         for step in batch.iter_mut() {
             step.cache.commit(step.tokens.len());
         }
-        Ok(logits)
+        let n_tokens = batch.iter().map(|step| step.tokens.len()).sum();
+        self.spare.give(workspace, n_tokens);
+        Ok(())
     }
 
     fn check(&self, step: &mut SequenceStep<'_>) -> Result<()> {
@@ -190,143 +189,239 @@ impl Model {
         step.cache.reserve(step.tokens.len())
     }
 
-    fn embed(&self, tokens: &[u32], routes: &Routes<'_>) -> Result<Tensor> {
-        let ids = Tensor::from_slice(tokens, tokens.len(), &Device::Cpu)?;
-        splice(
-            self.embedding.lookup(&ids)?,
-            &routes.deltas(Module::Embedding),
-            |rows, x, delta| {
-                let ids = ids.narrow(0, rows.start, rows.len())?;
-                Ok(match delta {
-                    Delta::Table(table) => table.lookup(&ids)?,
-                    Delta::LowRank { a, b, bias, scale } => {
-                        add_scaled(x, a.index_select(&ids, 1)?.t()?, b, bias.as_ref(), *scale)?
-                    }
-                    Delta::Linear(_) | Delta::Norm(_) | Delta::Directed { .. } => x,
-                })
-            },
-        )
+    fn run(
+        &self,
+        batch: &mut [SequenceStep<'_>],
+        observer: Option<&dyn Observe>,
+        workspace: &mut Workspace,
+        logits: &mut Logits,
+    ) -> Result<()> {
+        let pool = Pool::current();
+        let (spans, mut routes) = plan(batch);
+        routes.observer = observer;
+        workspace.tokens.clear();
+        workspace
+            .tokens
+            .extend(spans.iter().flat_map(|span| batch[span.sequence].tokens));
+        workspace.resize(workspace.tokens.len(), &self.config);
+        let positions = spans.iter().flat_map(|span| {
+            let first = batch[span.sequence].cache.len();
+            first..first + span.n_tokens
+        });
+        self.frequencies.rotation(positions, &mut workspace.rotation);
+        let mut room = Room::default();
+        std::mem::swap(&mut room.low, &mut workspace.low);
+        self.embed(workspace, &routes, &mut room, &pool);
+        for layer in 0..self.blocks.len() {
+            self.block(layer, workspace, &spans, &routes, &mut room, batch, &pool)?;
+        }
+        self.logits(workspace, &spans, batch, &mut room, observer, &pool, logits)?;
+        std::mem::swap(&mut room.low, &mut workspace.low);
+        Ok(())
     }
 
-    /// `[.., last] f32`, normed over the last dimension. Sums in f32.
-    fn norm(&self, x: &Tensor, weight: &Tensor, routes: &Routes<'_>, module: Module) -> Result<Tensor> {
-        let epsilon = self.config.norm_epsilon as f32;
-        splice(
-            rms_norm(&x.contiguous()?, weight, epsilon)?,
-            &routes.deltas(module),
-            |rows, y, delta| {
-                Ok(match delta {
-                    Delta::Norm(own) => rms_norm(&x.narrow(0, rows.start, rows.len())?.contiguous()?, own, epsilon)?,
-                    _ => y,
-                })
-            },
-        )
+    /// Writes `x`.
+    fn embed<'a>(&self, workspace: &mut Workspace, routes: &Routes<'a>, room: &mut Room<'a>, pool: &Pool) {
+        let width = self.config.width;
+        let Workspace { x, tokens, .. } = workspace;
+        let look_up = |table: &Weight, x: &mut [f32], tokens: &[u32]| {
+            each_chunk(pool, x, ROWS_PER_TASK * width, |task, x| {
+                for (row, token) in x.chunks_exact_mut(width).zip(&tokens[task * ROWS_PER_TASK..]) {
+                    table.row(*token as usize, row);
+                }
+            });
+        };
+        look_up(&self.embedding, x, tokens);
+        for (rows, delta) in routes.deltas(Module::Embedding) {
+            match delta {
+                Delta::Table(table) => look_up(table, &mut x[rows.start * width..rows.end * width], &tokens[rows]),
+                Delta::LowRank { pair, bias } => {
+                    let tokens = tokens[rows.clone()].iter().copied();
+                    embed(x, rows, tokens, pair, bias.as_deref(), room, pool);
+                }
+                Delta::Linear(_) | Delta::Norm(_) | Delta::Directed { .. } => {}
+            }
+        }
     }
 
-    /// `[n, w] -> [n, w]`; writes the new keys and values of `layer`.
-    fn attention(
+    /// Adds `branch` to `x`, where there is one, and writes its norm, with each adapter's own weight where it has one.
+    fn norm(
+        &self,
+        (x, branch, out): (&mut [f32], Option<&[f32]>, &mut [f32]),
+        weight: &[f32],
+        routes: &Routes<'_>,
+        module: Module,
+        pool: &Pool,
+    ) {
+        let (width, epsilon) = (self.config.width, self.config.norm_epsilon as f32);
+        let mut some = |rows: Range<usize>, weight: &[f32]| {
+            let run = rows.start * width..rows.end * width;
+            let branch = branch.map(|branch| &branch[run.clone()]);
+            add_and_norm(&mut x[run.clone()], branch, weight, epsilon, &mut out[run], pool);
+        };
+        let mut done = 0;
+        for (rows, delta) in routes.deltas(module) {
+            if let Delta::Norm(own) = delta {
+                some(done..rows.start, weight);
+                done = rows.end;
+                some(rows, own);
+            }
+        }
+        some(done..routes.n_rows(), weight);
+    }
+
+    /// One block: from `x` and the `branch` of the block before to those that the next one takes. Writes the new keys and values.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what a pass is about, taken apart for the borrow checker"
+    )]
+    fn block<'a>(
         &self,
         layer: usize,
-        x: &Tensor,
+        workspace: &mut Workspace,
         spans: &[Span],
-        routes: &Routes<'_>,
-        rotation: &Rotation,
+        routes: &Routes<'a>,
+        room: &mut Room<'a>,
         batch: &mut [SequenceStep<'_>],
-    ) -> Result<Tensor> {
+        pool: &Pool,
+    ) -> Result<()> {
         let Config {
+            width,
+            feed_forward,
             n_heads,
             n_kv_heads,
             head_dim,
             ..
         } = self.config;
+        let (query_row, key_row) = (n_heads * head_dim, n_kv_heads * head_dim);
         let block = &self.blocks[layer];
-        let n_tokens = x.dim(0)?;
-        let mut query = numbers(&run(&*block.query, x, routes, linear_of(layer, Site::Query))?)?;
-        let mut key = numbers(&run(&*block.key, x, routes, linear_of(layer, Site::Key))?)?;
-        let value = numbers(&run(&*block.value, x, routes, linear_of(layer, Site::Value))?)?;
-        rotation.apply(&mut query, n_heads);
-        rotation.apply(&mut key, n_kv_heads);
+        let at = |site| Module::Linear { layer, site };
+        let norm_at = |site| Module::Norm { layer, site };
+        let Workspace {
+            x,
+            normed,
+            branch,
+            query,
+            mixed,
+            key,
+            value,
+            gate,
+            up,
+            rounded,
+            rotation,
+            ..
+        } = workspace;
+        let before = (layer > 0).then_some(&branch[..]);
+        self.norm(
+            (x, before, normed),
+            &block.attention_norm,
+            routes,
+            norm_at(NormSite::Attention),
+            pool,
+        );
+        let targets = [
+            target(at(Site::Query), &*block.query, query),
+            target(at(Site::Key), &*block.key, key),
+            target(at(Site::Value), &*block.value, value),
+        ];
+        project(&mut Input::new(normed, width, rounded, pool)?, targets, routes, room)?;
+        rotation.apply(query, n_heads, pool);
+        rotation.apply(key, n_kv_heads, pool);
         let shape = HeadShape {
             n_heads,
             n_kv_heads,
             head_dim,
             window: self.config.windows[layer],
         };
-        let (query_row, key_row) = (n_heads * head_dim, n_kv_heads * head_dim);
-        let mut mixed = Vec::with_capacity(query.len());
         for span in spans {
             let cache = &mut *batch[span.sequence].cache;
             let rows = |width: usize| span.start * width..(span.start + span.n_tokens) * width;
             cache.write(layer, &key[rows(key_row)], &value[rows(key_row)]);
-            mixed.extend(attend(
-                shape,
-                &query[rows(query_row)],
-                &cache.view(layer, span.n_tokens),
-            ));
+            let view = cache.view(layer, span.n_tokens);
+            mixed[rows(query_row)].copy_from_slice(&attend(shape, &query[rows(query_row)], &view));
         }
-        let mixed = Tensor::from_vec(mixed, (n_tokens, query_row), &Device::Cpu)?;
-        run(&*block.output, &mixed, routes, linear_of(layer, Site::Output))
+        let targets = [target(at(Site::Output), &*block.output, branch)];
+        project(&mut Input::new(mixed, query_row, rounded, pool)?, targets, routes, room)?;
+        let module = norm_at(NormSite::FeedForward);
+        self.norm(
+            (x, Some(branch), normed),
+            &block.feed_forward_norm,
+            routes,
+            module,
+            pool,
+        );
+        let targets = [
+            target(at(Site::Gate), &*block.gate, gate),
+            target(at(Site::Up), &*block.up, up),
+        ];
+        project(&mut Input::new(normed, width, rounded, pool)?, targets, routes, room)?;
+        gated(gate, up, pool);
+        let targets = [target(at(Site::Down), &*block.down, branch)];
+        project(
+            &mut Input::new(gate, feed_forward, rounded, pool)?,
+            targets,
+            routes,
+            room,
+        )
     }
 
-    fn logits(
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what a pass is about, taken apart for the borrow checker"
+    )]
+    fn logits<'a>(
         &self,
-        x: &Tensor,
+        workspace: &mut Workspace,
         spans: &[Span],
-        batch: &[SequenceStep<'_>],
-        observer: Option<&dyn Observe>,
-    ) -> Result<Vec<Option<Tensor>>> {
+        batch: &[SequenceStep<'a>],
+        room: &mut Room<'a>,
+        observer: Option<&'a dyn Observe>,
+        pool: &Pool,
+        logits: &mut Logits,
+    ) -> Result<()> {
+        let width = self.config.width;
+        let Workspace {
+            x,
+            normed,
+            branch,
+            rounded,
+            ..
+        } = workspace;
         let mut routes = Routes {
             observer,
             ..Routes::default()
         };
-        let mut rows = Vec::new();
+        let n_wanted = spans.iter().map(|span| (span.sequence, batch[span.sequence].n_logits));
+        let y = logits.lay_out(batch.len(), self.config.vocab_size, n_wanted);
+        if y.is_empty() {
+            return Ok(());
+        }
+        // Rows asked for move to the front; none is behind its new place.
+        let mut n_rows = 0;
         for span in spans {
-            let step = &batch[span.sequence];
-            let end = span.start + span.n_tokens;
-            rows.extend((end - step.n_logits..end).map(|row| row as u32));
-            routes.push(step.n_logits, step.adapter);
+            let SequenceStep { n_logits, adapter, .. } = batch[span.sequence];
+            routes.push(n_logits, adapter);
+            let run = (span.start + span.n_tokens - n_logits) * width..(span.start + span.n_tokens) * width;
+            x.copy_within(run.clone(), n_rows * width);
+            branch.copy_within(run, n_rows * width);
+            n_rows += n_logits;
         }
-        let mut logits: Vec<Option<Tensor>> = batch.iter().map(|_| None).collect();
-        if rows.is_empty() {
-            return Ok(logits);
-        }
-        let n_rows = rows.len();
-        let x = x.index_select(&Tensor::from_vec(rows, n_rows, &Device::Cpu)?, 0)?;
-        let x = self.norm(&x, &self.final_norm, &routes, Module::FinalNorm)?;
-        let all = run(&*self.head, &x, &routes, Module::Head)?;
-        let mut start = 0;
-        for span in spans {
-            let n_logits = batch[span.sequence].n_logits;
-            if n_logits > 0 {
-                logits[span.sequence] = Some(all.narrow(0, start, n_logits)?);
-                start += n_logits;
-            }
-        }
-        Ok(logits)
+        let numbers = n_rows * width;
+        let before = (!self.blocks.is_empty()).then_some(&branch[..numbers]);
+        let rows = (&mut x[..numbers], before, &mut normed[..numbers]);
+        self.norm(rows, &self.final_norm, &routes, Module::FinalNorm, pool);
+        let targets = [target(Module::Head, &*self.head, y)];
+        project(
+            &mut Input::new(&normed[..numbers], width, rounded, pool)?,
+            targets,
+            &routes,
+            room,
+        )
     }
 }
 
-fn numbers(x: &Tensor) -> Result<Vec<f32>> {
-    Ok(x.flatten_all()?.to_vec1::<f32>()?)
-}
-
-fn linear_of(layer: usize, site: Site) -> Module {
-    Module::Linear { layer, site }
-}
-
-fn norm_of(layer: usize, site: NormSite) -> Module {
-    Module::Norm { layer, site }
-}
-
-fn run(base: &dyn Linear, x: &Tensor, routes: &Routes<'_>, module: Module) -> Result<Tensor> {
-    if let Some(observer) = routes.observer {
-        observer.see(module, &numbers(x)?, base.shape().1);
-    }
-    Routed {
-        base,
-        deltas: routes.deltas(module),
-    }
-    .forward(x)
+fn target<'a>(module: Module, base: &'a dyn Linear, y: &'a mut [f32]) -> Target<'a> {
+    Target { module, base, y }
 }
 
 /// Orders the batch by adapter, so that the rows of an adapter are one run.

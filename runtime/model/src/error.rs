@@ -123,15 +123,6 @@ pub enum ModelError {
     /// The kernels refused weights or a product.
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    /// The tensor library refused an operation.
-    #[error("a tensor operation was refused")]
-    Compute(#[source] Box<candle_core::Error>),
-}
-
-impl From<candle_core::Error> for ModelError {
-    fn from(error: candle_core::Error) -> Self {
-        ModelError::Compute(Box::new(error))
-    }
 }
 
 /// Result of this crate.
@@ -172,9 +163,7 @@ impl ModelError {
             ModelError::NoPages { .. } => ("witness::model::no_pages", Kind::Busy),
             ModelError::Batch(_) => ("witness::model::bad_batch", Kind::Internal),
             ModelError::Threads(_) => ("witness::model::threads", Kind::Environment),
-            ModelError::Format(_) | ModelError::Kernel(_) | ModelError::Compute(_) => {
-                ("witness::model::compute", Kind::Internal)
-            }
+            ModelError::Format(_) | ModelError::Kernel(_) => ("witness::model::compute", Kind::Internal),
         }
     }
 
@@ -211,9 +200,6 @@ impl From<ModelError> for Diagnostic {
         let mut diagnostic = match error {
             ModelError::Format(error) => return error.into(),
             ModelError::Kernel(error) => return error.into(),
-            ModelError::Compute(source) => {
-                Diagnostic::new(code, kind, "a tensor operation was refused").cause(source.to_string())
-            }
             other => Diagnostic::new(code, kind, other.to_string()),
         };
         if let Some(hint) = hint {

@@ -8,13 +8,16 @@
 //! | [`config`] | the families, and what of a configuration can be computed |
 //! | [`source`] | tensors of GGUF and Hugging Face files under one set of names |
 //! | [`weight`], [`linear`] | storage types; `y = x W^T + b` |
+//! | `plain` | products with f32, f16 and bf16 weights |
 //! | [`load`] | checks every tensor, builds a [`Model`] |
 //! | [`lora`], [`adapter`] | deltas, and how an adapter's file becomes them |
 //! | [`rope`], [`cache`], [`attention`] | positions, keys and values, and the one function over both |
-//! | `pointwise` | the exponential, the gate |
+//! | `pointwise` | the exponential, the gate, the norm |
+//! | `split`, `workspace` | work over the threads; memory of a pass |
 //! | [`decoder`] | the graph |
 //!
-//! **Invariants:** base weights are immutable and held once, whatever adapters run on them; nothing is ever merged. All arithmetic is f32.
+//! **Invariants:** base weights are immutable and held once, whatever adapters run on them; nothing is ever merged. All arithmetic is f32. What a sequence gets depends on
+//! nothing but itself, bit for bit.
 //! Cost of a token: every weight is read once a batch; see [`lora`] and [`attention`] for what comes on top.
 
 pub mod adapter;
@@ -23,19 +26,23 @@ pub mod cache;
 pub mod config;
 pub mod decoder;
 pub mod error;
-mod few;
 pub mod linear;
 pub mod load;
+mod logits;
 pub mod lora;
+mod plain;
 mod pointwise;
 pub mod rope;
 pub mod source;
+mod split;
 mod threads;
 pub mod weight;
+mod workspace;
 
 pub use cache::{KvCache, KvPage, KvPool, KvShape, KvType, PAGE_TOKENS};
 pub use config::{Config, FAMILIES, Family};
 pub use decoder::{Model, SequenceStep};
 pub use error::{ModelError, Result};
+pub use logits::Logits;
 pub use lora::{Adapter, Observe};
 pub use threads::Threads;

@@ -1,29 +1,104 @@
-//! `y = x W^T + b`, behind one trait: dense and quantized weights, and [`crate::lora`]'s wrapper over either.
+//! `y = x W^T + b`, behind one trait: plain and quantized weights.
 //!
-//! Arithmetic is f32. Weights stay in the type of the file: f16 and bf16 are widened a row ([`crate::few`]) or a band of rows at a time,
-//! because multiplying in their own type would round the activations. Quantized weights go through [`witness_kernels`], which rounds activations to 8
-//! bits a block of 32; what a token gets does not depend on the tokens beside it.
+//! Arithmetic is f32. Plain weights stay in the type of the file and are widened where they are multiplied ([`crate::plain`]), because multiplying in their own type
+//! would round the activations. Quantized weights go through [`witness_kernels`], which rounds activations to 8 bits a block of 32: once for all layers that take the
+//! same input ([`Input`]).
+//!
+//! **Invariant:** what a token gets does not depend on the tokens beside it, nor on the threads, bit for bit.
 
-use std::cell::RefCell;
-
-use candle_core::{CpuStorage, DType, Device, Storage, Tensor};
 use witness_kernels::{Activations, PackedMatrix, Pool};
 
 use crate::error::{ModelError, Result};
-use crate::few;
-use crate::weight::{Weight, rows};
+use crate::plain;
+use crate::pointwise::add_bias;
+use crate::weight::{Numbers, Values, Weight};
 
-/// Rows that are widened at a time: 256 rows of 4096 numbers are 4 MiB, which stays in a second-level cache or close to it.
-const BAND_ROWS: usize = 256;
+/// What layers are given: some tokens, and their rounded form once a layer has asked for it.
+pub struct Input<'a> {
+    rows: &'a [f32],
+    n_columns: usize,
+    rounded: &'a mut Activations,
+    is_rounded: bool,
+    pool: &'a Pool,
+}
+
+impl<'a> Input<'a> {
+    /// Wraps `rows`, `[n_tokens, n_columns]` f32. `rounded` lends its memory; what it holds is replaced. Layers compute on `pool`.
+    ///
+    /// # Errors
+    /// If there are no whole rows.
+    pub fn new(rows: &'a [f32], n_columns: usize, rounded: &'a mut Activations, pool: &'a Pool) -> Result<Self> {
+        if n_columns == 0 || !rows.len().is_multiple_of(n_columns) {
+            return Err(ModelError::Batch("inputs that are not whole rows"));
+        }
+        Ok(Self {
+            rows,
+            n_columns,
+            rounded,
+            is_rounded: false,
+            pool,
+        })
+    }
+
+    /// Returns the numbers, `[n_tokens, n_columns]` f32.
+    pub fn rows(&self) -> &'a [f32] {
+        self.rows
+    }
+
+    /// Returns the length of a row.
+    pub fn n_columns(&self) -> usize {
+        self.n_columns
+    }
+
+    /// Returns the number of rows.
+    pub fn n_tokens(&self) -> usize {
+        self.rows.len() / self.n_columns
+    }
+
+    /// Returns the threads to compute on.
+    pub fn pool(&self) -> &'a Pool {
+        self.pool
+    }
+
+    /// Returns the rows rounded to 8 bits a block; rounds them when first asked.
+    ///
+    /// # Errors
+    /// If a row is not whole blocks.
+    pub fn rounded(&mut self) -> Result<&Activations> {
+        if !self.is_rounded {
+            self.rounded.requantize(self.rows, self.n_columns, self.pool)?;
+            self.is_rounded = true;
+        }
+        Ok(self.rounded)
+    }
+
+    /// Returns some of the tokens by themselves.
+    pub(crate) fn part(&mut self, tokens: std::ops::Range<usize>) -> Input<'_> {
+        self.is_rounded = false;
+        Input {
+            rows: &self.rows[tokens.start * self.n_columns..tokens.end * self.n_columns],
+            n_columns: self.n_columns,
+            rounded: self.rounded,
+            is_rounded: false,
+            pool: self.pool,
+        }
+    }
+}
 
 /// A linear layer.
 pub trait Linear: Send + Sync {
-    /// Computes `[n_tokens, in]` f32 -> `[n_tokens, out]` f32.
-    fn forward(&self, x: &Tensor) -> Result<Tensor>;
-    /// Returns the weight as numbers, `[out, in]` f32; a copy, for what is reckoned once.
-    fn weight(&self) -> Result<Tensor>;
+    /// Computes `y`, `[n_tokens, out]` f32, from `[n_tokens, in]` f32. Allocates nothing once its memory is warm.
+    ///
+    /// # Errors
+    /// If the input or `y` has another shape.
+    fn forward(&self, x: &mut Input<'_>, y: &mut [f32]) -> Result<()>;
+    /// Writes row `index` of the weight, `[in]` f32.
+    ///
+    /// # Panics
+    /// If there is no such row, or `out` is not as long as a row.
+    fn row(&self, index: usize, out: &mut [f32]);
     /// Returns the bias, `[out]` f32.
-    fn bias(&self) -> Option<&Tensor>;
+    fn bias(&self) -> Option<&[f32]>;
     /// Returns `(out, in)`.
     fn shape(&self) -> (usize, usize);
     /// Returns the bytes of weights that this layer alone holds.
@@ -32,127 +107,94 @@ pub trait Linear: Send + Sync {
 
 /// Plain weights, `[out, in]`.
 pub(crate) struct Dense {
-    weight: Tensor,
-    bias: Option<Tensor>,
+    weight: Numbers,
+    shape: (usize, usize),
+    bytes: u64,
+    bias: Option<Vec<f32>>,
 }
 
 /// Quantized weights, `[out, in]`.
 pub(crate) struct Quantized {
     weight: PackedMatrix,
-    bias: Option<Tensor>,
+    bias: Option<Vec<f32>>,
 }
 
-thread_local! {
-    /// Rounded inputs, kept so that their memory is.
-    static ROUNDED: RefCell<Activations> = RefCell::new(Activations::new());
-}
-
-/// Makes the layer for a weight, with an f32 bias `[out]`.
-pub(crate) fn linear(weight: &Weight, bias: Option<Tensor>) -> Result<Box<dyn Linear>> {
-    Ok(match weight {
-        Weight::Plain(weight) => Box::new(Dense {
-            weight: weight.clone(),
+/// Makes the layer for a weight `[out, in]`, with an f32 bias `[out]`.
+pub(crate) fn linear(weight: &Weight, bias: Option<Vec<f32>>) -> Box<dyn Linear> {
+    match &weight.values {
+        Values::Plain(numbers) => Box::new(Dense {
+            weight: numbers.clone(),
+            shape: weight.matrix_shape(),
+            bytes: weight.bytes(),
             bias,
         }),
-        Weight::Blocks { matrix, .. } => Box::new(Quantized {
+        Values::Blocks(matrix) => Box::new(Quantized {
             weight: matrix.clone(),
             bias,
         }),
-    })
-}
-
-fn add_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    Ok(match bias {
-        Some(bias) => y.broadcast_add(bias)?,
-        None => y,
-    })
-}
-
-impl Dense {
-    /// As [`Linear::forward`] without the bias, for 16-bit weights and at most [`few::TOKENS_MAX`] tokens.
-    fn few_tokens(&self, x: &Tensor) -> Result<Tensor> {
-        let (rows, columns) = self.weight.dims2()?;
-        let n_tokens = x.dim(0)?;
-        let x = x.flatten_all()?.to_vec1::<f32>()?;
-        let weight = self.weight.contiguous()?;
-        let (storage, layout) = weight.storage_and_layout();
-        let numbers = layout.start_offset()..layout.start_offset() + rows * columns;
-        let y = match &*storage {
-            Storage::Cpu(CpuStorage::F16(weights)) => few::product(&weights[numbers], &x, columns),
-            Storage::Cpu(CpuStorage::BF16(weights)) => few::product(&weights[numbers], &x, columns),
-            _ => return Err(ModelError::Batch("plain weights that are not 16 bits wide")),
-        };
-        Ok(Tensor::from_vec(y, (n_tokens, rows), &Device::Cpu)?)
     }
+}
+
+/// `y = x W^T` for plain weights `[out, in]`.
+fn plain_product(weight: &Numbers, x: &Input<'_>, y: &mut [f32]) {
+    let (n_columns, pool) = (x.n_columns(), x.pool());
+    match weight {
+        Numbers::F32(numbers) => plain::multiply(numbers, x.rows(), n_columns, y, pool),
+        Numbers::F16(numbers) => plain::multiply(numbers, x.rows(), n_columns, y, pool),
+        Numbers::BF16(numbers) => plain::multiply(numbers, x.rows(), n_columns, y, pool),
+    }
+}
+
+fn bias_bytes(bias: Option<&Vec<f32>>) -> u64 {
+    bias.map_or(0, |bias| size_of_val::<[f32]>(bias) as u64)
 }
 
 impl Linear for Dense {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = if self.weight.dtype() == DType::F32 {
-            x.matmul(&self.weight.t()?)?
-        } else if x.dim(0)? <= few::TOKENS_MAX {
-            self.few_tokens(x)?
-        } else {
-            let rows = self.weight.dim(0)?;
-            let bands = (0..rows)
-                .step_by(BAND_ROWS)
-                .map(|start| {
-                    let band = self
-                        .weight
-                        .narrow(0, start, BAND_ROWS.min(rows - start))?
-                        .to_dtype(DType::F32)?;
-                    x.matmul(&band.t()?)
-                })
-                .collect::<candle_core::Result<Vec<_>>>()?;
-            Tensor::cat(&bands, 1)?
-        };
-        add_bias(y, self.bias.as_ref())
+    fn forward(&self, x: &mut Input<'_>, y: &mut [f32]) -> Result<()> {
+        if x.n_columns() != self.shape.1 || y.len() != x.n_tokens() * self.shape.0 {
+            return Err(ModelError::Batch("a product of shapes that do not fit"));
+        }
+        plain_product(&self.weight, x, y);
+        if let Some(bias) = &self.bias {
+            add_bias(y, bias, x.pool());
+        }
+        Ok(())
     }
 
-    fn weight(&self) -> Result<Tensor> {
-        Ok(self.weight.to_dtype(DType::F32)?)
+    fn row(&self, index: usize, out: &mut [f32]) {
+        let n_columns = self.shape.1;
+        self.weight.widen(index * n_columns..(index + 1) * n_columns, out);
     }
 
-    fn bias(&self) -> Option<&Tensor> {
-        self.bias.as_ref()
+    fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_deref()
     }
 
     fn shape(&self) -> (usize, usize) {
-        self.weight.dims2().unwrap_or_default()
+        self.shape
     }
 
     fn bytes(&self) -> u64 {
-        let bias = self.bias.as_ref().map_or(0, Tensor::elem_count) * size_of::<f32>();
-        (self.weight.elem_count() * self.weight.dtype().size_in_bytes() + bias) as u64
+        self.bytes + bias_bytes(self.bias.as_ref())
     }
 }
 
 impl Linear for Quantized {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let n_tokens = x.dim(0)?;
-        let x = x.contiguous()?;
-        let (storage, layout) = x.storage_and_layout();
-        let numbers = match (&*storage, layout.contiguous_offsets()) {
-            (Storage::Cpu(CpuStorage::F32(numbers)), Some((start, end))) => &numbers[start..end],
-            _ => return Err(ModelError::Batch("inputs that are not f32 in memory")),
-        };
-        let pool = Pool::current();
-        let mut y = vec![0.0; n_tokens * self.weight.n_rows()];
-        ROUNDED.with_borrow_mut(|rounded| {
-            rounded.requantize(numbers, self.weight.n_columns(), &pool)?;
-            self.weight.multiply(rounded, &mut y, &pool)
-        })?;
-        let y = Tensor::from_vec(y, (n_tokens, self.weight.n_rows()), &Device::Cpu)?;
-        add_bias(y, self.bias.as_ref())
+    fn forward(&self, x: &mut Input<'_>, y: &mut [f32]) -> Result<()> {
+        let pool = x.pool();
+        self.weight.multiply(x.rounded()?, y, pool)?;
+        if let Some(bias) = &self.bias {
+            add_bias(y, bias, pool);
+        }
+        Ok(())
     }
 
-    fn weight(&self) -> Result<Tensor> {
-        let numbers = rows(&self.weight, 0..self.weight.n_rows());
-        Ok(Tensor::from_vec(numbers, self.shape(), &Device::Cpu)?)
+    fn row(&self, index: usize, out: &mut [f32]) {
+        self.weight.row(index, out);
     }
 
-    fn bias(&self) -> Option<&Tensor> {
-        self.bias.as_ref()
+    fn bias(&self) -> Option<&[f32]> {
+        self.bias.as_deref()
     }
 
     fn shape(&self) -> (usize, usize) {
@@ -160,7 +202,6 @@ impl Linear for Quantized {
     }
 
     fn bytes(&self) -> u64 {
-        let bias = self.bias.as_ref().map_or(0, Tensor::elem_count) * size_of::<f32>();
-        (self.weight.packed_bytes().len() + bias) as u64
+        self.weight.packed_bytes().len() as u64 + bias_bytes(self.bias.as_ref())
     }
 }

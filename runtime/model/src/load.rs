@@ -10,7 +10,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use candle_core::Tensor;
 use witness_formats::gguf::rows::RowOrder;
 
 use crate::config::Config;
@@ -18,6 +17,7 @@ use crate::decoder::{Block, Model};
 use crate::error::{ModelError, Result};
 use crate::linear::{Linear, linear};
 use crate::weight::{RawTensor, Weight};
+use crate::workspace::Spare;
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
@@ -157,9 +157,9 @@ impl Loader<'_> {
     }
 
     /// A norm's weight or a bias, f32.
-    fn vector(&mut self, name: &str) -> Result<Tensor> {
-        let vector = self.weight(name)?.to_f32()?;
-        if vector.to_vec1::<f32>()?.iter().any(|number| !number.is_finite()) {
+    fn vector(&mut self, name: &str) -> Result<Vec<f32>> {
+        let vector = self.weight(name)?.to_f32();
+        if vector.iter().any(|number| !number.is_finite()) {
             return Err(ModelError::Damaged {
                 name: name.to_owned(),
                 detail: "it holds NaN or infinity".to_owned(),
@@ -175,7 +175,7 @@ impl Loader<'_> {
         } else {
             None
         };
-        linear(&self.weight(&format!("{module}.weight"))?, bias)
+        Ok(linear(&self.weight(&format!("{module}.weight"))?, bias))
     }
 
     fn block(&mut self, layer: usize) -> Result<Block> {
@@ -211,7 +211,7 @@ impl Model {
             .collect::<Result<_>>()?;
         let final_norm = loader.vector("model.norm.weight")?;
         let head = if config.tied {
-            linear(&embedding, None)?
+            linear(&embedding, None)
         } else {
             loader.linear("lm_head")?
         };
@@ -223,6 +223,7 @@ impl Model {
             head,
             frequencies,
             bytes,
+            spare: Spare::default(),
             config,
         })
     }

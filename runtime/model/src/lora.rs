@@ -1,18 +1,24 @@
-//! Adapters: what they hold, and the wrapper that applies them to some rows of a batch.
+//! Adapters: what they hold, and which rows of a batch they apply to.
 //!
-//! An adapter never touches its base. A batch is ordered by adapter; a [`Routed`] layer runs the base once over all rows and then adds
-//! `scale * B (A x)` to the rows of each adapter that has a delta for this module. A module that an adapter replaces as a whole
-//! (`modules_to_save`) is computed for its rows instead.
-//! Cost over the base: `2 * rank * (in + out)` multiplications a token and pair.
+//! An adapter never touches its base. A batch is ordered by adapter; layers that take one input run their bases once over all rows, and then `scale * B (A x)` is
+//! added to the rows of each adapter that has a delta for one of them ([`apply`]). A module that an adapter replaces as a whole (`modules_to_save`) is computed for
+//! its rows instead.
+//!
+//! Cost over the base: `2 * rank * (in + out)` multiplications a token and pair, and `A` and `B` are read once a batch, in 16 bits where that loses nothing.
+
+pub(crate) mod apply;
 
 use std::collections::HashMap;
 use std::ops::Range;
 
-use candle_core::Tensor;
+use witness_kernels::Pool;
 
-use crate::error::Result;
 use crate::linear::Linear;
-use crate::weight::Weight;
+use crate::split::each_chunk;
+use crate::weight::{Numbers, Weight};
+
+/// Rows of a base that a thread measures at a time.
+const ROWS_PER_TASK: usize = 16;
 
 /// A part of the graph that an adapter may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -67,27 +73,27 @@ pub enum NormSite {
     FeedForward,
 }
 
+/// Two matrices whose product is added to a weight: `scale * B A`.
+pub(crate) struct Pair {
+    /// `[rank, in]`. For an embedding `in` is the vocabulary.
+    pub(crate) a: Numbers,
+    /// `B` turned round, `[rank, out]`, so that a sum over the rank is one of whole vectors.
+    pub(crate) b: Numbers,
+    pub(crate) rank: usize,
+    pub(crate) scale: f32,
+}
+
 /// What an adapter does to a module.
 pub(crate) enum Delta {
-    /// `scale * (B (A x) + bias)`: `a` is `[rank, in]`, `b` is `[out, rank]`, f32. For an embedding `in` is the vocabulary.
-    LowRank {
-        a: Tensor,
-        b: Tensor,
-        bias: Option<Tensor>,
-        scale: f64,
-    },
-    /// DoRA: `(W x + scale * B (A x)) * direction`, then the base's bias. `direction` is `[out]` f32, the trained length of each row of
+    /// Adds `scale * (B (A x) + bias)`; the bias is `[out]`.
+    LowRank { pair: Pair, bias: Option<Vec<f32>> },
+    /// DoRA: `(W x + scale * B (A x)) * direction`, then the base's bias. `direction` is `[out]`, the trained length of each row of
     /// `W + scale * B A` over the length that it has; until the base is known, the trained length alone.
-    Directed {
-        a: Tensor,
-        b: Tensor,
-        scale: f64,
-        direction: Tensor,
-    },
+    Directed { pair: Pair, direction: Vec<f32> },
     /// The linear layer of this adapter.
     Linear(Box<dyn Linear>),
-    /// The norm's weight of this adapter, f32.
-    Norm(Tensor),
+    /// The norm's weight of this adapter.
+    Norm(Vec<f32>),
     /// The embedding table of this adapter.
     Table(Weight),
 }
@@ -151,12 +157,15 @@ impl<'a> Routes<'a> {
         }
     }
 
+    /// Returns the number of rows.
+    pub(crate) fn n_rows(&self) -> usize {
+        self.groups.last().map_or(0, |(rows, _)| rows.end)
+    }
+
     /// Returns the rows that have a delta for `module`.
-    pub(crate) fn deltas(&self, module: Module) -> Vec<(Range<usize>, &'a Delta)> {
-        self.groups
-            .iter()
-            .filter_map(|(rows, adapter)| Some((rows.clone(), adapter.as_ref()?.deltas.get(&module)?)))
-            .collect()
+    pub(crate) fn deltas(&self, module: Module) -> impl Iterator<Item = (Range<usize>, &'a Delta)> {
+        let groups = self.groups.iter().filter(|(rows, _)| !rows.is_empty());
+        groups.filter_map(move |(rows, adapter)| Some((rows.clone(), adapter.as_ref()?.deltas.get(&module)?)))
     }
 }
 
@@ -168,101 +177,40 @@ fn same(a: Option<&Adapter>, b: Option<&Adapter>) -> bool {
     }
 }
 
-/// A linear layer with the deltas of the adapters in a batch.
-pub(crate) struct Routed<'a> {
-    pub(crate) base: &'a dyn Linear,
-    pub(crate) deltas: Vec<(Range<usize>, &'a Delta)>,
-}
-
-impl Linear for Routed<'_> {
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = self.base.forward(x)?;
-        splice(y, &self.deltas, |rows, y, delta| {
-            let x = x.narrow(0, rows.start, rows.len())?;
-            Ok(match delta {
-                Delta::LowRank { a, b, bias, scale } => add_scaled(y, x.matmul(&a.t()?)?, b, bias.as_ref(), *scale)?,
-                Delta::Directed { a, b, scale, direction } => {
-                    let bias = self.base.bias();
-                    let y = match bias {
-                        Some(bias) => y.broadcast_sub(bias)?,
-                        None => y,
-                    };
-                    let y = add_scaled(y, x.matmul(&a.t()?)?, b, None, *scale)?.broadcast_mul(direction)?;
-                    match bias {
-                        Some(bias) => y.broadcast_add(bias)?,
-                        None => y,
-                    }
-                }
-                Delta::Linear(own) => own.forward(&x.contiguous()?)?,
-                Delta::Norm(_) | Delta::Table(_) => y,
-            })
-        })
-    }
-
-    fn weight(&self) -> Result<Tensor> {
-        self.base.weight()
-    }
-
-    fn bias(&self) -> Option<&Tensor> {
-        self.base.bias()
-    }
-
-    fn shape(&self) -> (usize, usize) {
-        self.base.shape()
-    }
-
-    fn bytes(&self) -> u64 {
-        0
+impl Pair {
+    /// Returns the bytes held.
+    pub(crate) fn bytes(&self) -> u64 {
+        (self.a.bytes() + self.b.bytes()) as u64
     }
 }
 
 impl Delta {
     /// Turns DoRA's trained lengths into the factors of the rows of `base`, in f32 as PEFT does. Says whether all are numbers.
-    pub(crate) fn direct(&mut self, base: &dyn Linear) -> Result<bool> {
-        if let Delta::Directed { a, b, scale, direction } = self {
-            let changed = (base.weight()? + (b.matmul(a)? * *scale)?)?;
-            let lengths = changed.sqr()?.sum(1)?.sqrt()?;
-            *direction = direction.div(&lengths)?;
-            return Ok(direction.to_vec1::<f32>()?.iter().all(|factor| factor.is_finite()));
-        }
-        Ok(true)
+    pub(crate) fn direct(&mut self, base: &dyn Linear, pool: &Pool) -> bool {
+        let Delta::Directed { pair, direction } = self else {
+            return true;
+        };
+        let (n_out, n_in) = base.shape();
+        let mut a = vec![0.0; pair.rank * n_in];
+        pair.a.widen(0..a.len(), &mut a);
+        let pair = &*pair;
+        each_chunk(pool, direction, ROWS_PER_TASK, |task, direction| {
+            let (mut row, mut change) = (vec![0.0f32; n_in], vec![0.0f32; n_in]);
+            for (at, length) in direction.iter_mut().enumerate() {
+                let out = task * ROWS_PER_TASK + at;
+                base.row(out, &mut row);
+                change.fill(0.0);
+                for (rank, a) in a.chunks_exact(n_in).enumerate() {
+                    let b = pair.b.at(rank * n_out + out);
+                    for (change, a) in change.iter_mut().zip(a) {
+                        *change += b * a;
+                    }
+                }
+                let changed = row.iter().zip(&change).map(|(row, change)| row + change * pair.scale);
+                let squares: f64 = changed.map(|number| f64::from(number * number)).sum();
+                *length /= squares.sqrt() as f32;
+            }
+        });
+        direction.iter().all(|factor| factor.is_finite())
     }
-}
-
-/// Returns `y + scale * (low B^T + bias)`.
-pub(crate) fn add_scaled(y: Tensor, low: Tensor, b: &Tensor, bias: Option<&Tensor>, scale: f64) -> Result<Tensor> {
-    let mut delta = low.matmul(&b.t()?)?;
-    if let Some(bias) = bias {
-        delta = delta.broadcast_add(bias)?;
-    }
-    Ok((y + (delta * scale)?)?)
-}
-
-/// Replaces the rows of each delta in `y` by what `f(rows, their part of y, delta)` makes of them.
-pub(crate) fn splice(
-    y: Tensor,
-    deltas: &[(Range<usize>, &Delta)],
-    f: impl Fn(&Range<usize>, Tensor, &Delta) -> Result<Tensor>,
-) -> Result<Tensor> {
-    if deltas.is_empty() {
-        return Ok(y);
-    }
-    let n_rows = y.dim(0)?;
-    let mut parts = Vec::with_capacity(2 * deltas.len() + 1);
-    let mut done = 0;
-    for (rows, delta) in deltas {
-        if rows.start > done {
-            parts.push(y.narrow(0, done, rows.start - done)?);
-        }
-        parts.push(f(rows, y.narrow(0, rows.start, rows.len())?, delta)?);
-        done = rows.end;
-    }
-    if done < n_rows {
-        parts.push(y.narrow(0, done, n_rows - done)?);
-    }
-    Ok(if parts.len() == 1 {
-        parts.swap_remove(0)
-    } else {
-        Tensor::cat(&parts, 0)?
-    })
 }

@@ -7,7 +7,13 @@
 //! f32 angle, computed in f64. Cost: `head_dim / 2` sines a token, shared by all layers and heads; no table is kept.
 //! Sources: RoPE (arXiv 2104.09864), YaRN (arXiv 2309.00071), Llama 3.1's frequency bands (`rope_scaling` of its config.json).
 
+use witness_kernels::Pool;
+
 use crate::error::{ModelError, Result};
+use crate::split::each_chunk;
+
+/// Numbers that a thread turns at a time: some microseconds.
+const NUMBERS_PER_TASK: usize = 16 << 10;
 
 /// How frequencies are changed to reach beyond the trained context.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,7 +70,8 @@ pub struct Rope {
     pub scaling: RopeScaling,
 }
 
-/// Sines and cosines of the positions of one batch: `[n_tokens, head_dim / 2]` f32 each.
+/// Sines and cosines of the positions of one batch: `[n_tokens, head_dim / 2]` f32 each. Kept from batch to batch for its memory.
+#[derive(Debug, Default)]
 pub(crate) struct Rotation {
     cos: Vec<f32>,
     sin: Vec<f32>,
@@ -210,9 +217,11 @@ pub(crate) fn yarn_attention_factor(factor: f64, mscale: f64) -> f64 {
 
 impl Frequencies {
     /// Computes the rotation of each of `positions`.
-    pub(crate) fn rotation(&self, positions: impl Iterator<Item = usize>) -> Rotation {
-        let half = self.inverse.len();
-        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+    pub(crate) fn rotation(&self, positions: impl Iterator<Item = usize>, rotation: &mut Rotation) {
+        let Rotation { cos, sin, half } = rotation;
+        *half = self.inverse.len();
+        cos.clear();
+        sin.clear();
         for position in positions {
             for frequency in &self.inverse {
                 let (s, c) = f64::from(position as f32 * frequency).sin_cos();
@@ -220,26 +229,35 @@ impl Frequencies {
                 sin.push(s as f32 * self.attention_factor);
             }
         }
-        Rotation { cos, sin, half }
     }
 }
 
 impl Rotation {
     /// Turns `rows`, `[n_tokens, n_heads, head_dim]` f32 row-major, in place.
-    pub(crate) fn apply(&self, rows: &mut [f32], n_heads: usize) {
+    pub(crate) fn apply(&self, rows: &mut [f32], n_heads: usize, pool: &Pool) {
         let (half, head_dim) = (self.half, 2 * self.half);
-        if head_dim == 0 {
+        let width = n_heads * head_dim;
+        if width == 0 {
             return;
         }
-        for (token, heads) in rows.chunks_exact_mut(n_heads * head_dim).enumerate() {
-            let cos = &self.cos[token * half..(token + 1) * half];
-            let sin = &self.sin[token * half..(token + 1) * half];
-            for head in heads.chunks_exact_mut(head_dim) {
-                let (first, second) = head.split_at_mut(half);
-                for (((a, b), c), s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
-                    (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
-                }
-            }
-        }
+        let tokens_per_task = (NUMBERS_PER_TASK / width).max(1);
+        let arch = pulp::Arch::new();
+        each_chunk(pool, rows, tokens_per_task * width, |task, rows| {
+            arch.dispatch(
+                #[inline(always)]
+                || {
+                    for (token, heads) in rows.chunks_exact_mut(width).enumerate() {
+                        let at = (task * tokens_per_task + token) * half;
+                        let (cos, sin) = (&self.cos[at..at + half], &self.sin[at..at + half]);
+                        for head in heads.chunks_exact_mut(head_dim) {
+                            let (first, second) = head.split_at_mut(half);
+                            for (((a, b), c), s) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+                                (*a, *b) = (*a * c - *b * s, *b * c + *a * s);
+                            }
+                        }
+                    }
+                },
+            );
+        });
     }
 }

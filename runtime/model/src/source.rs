@@ -1,6 +1,5 @@
 //! Tensors of the two file formats under one set of names.
 
-use candle_core::DType;
 use std::collections::HashMap;
 use witness_formats::Dtype;
 use witness_formats::gguf::names;
@@ -15,7 +14,7 @@ use crate::config::Config;
 use crate::error::{ModelError, Result};
 use crate::load::WeightSource;
 use crate::rope::RopeScaling;
-use crate::weight::{RawTensor, Storage};
+use crate::weight::{PlainType, RawTensor, Storage};
 
 /// Name of GGUF's divisors of the rotary frequencies.
 const ROPE_FACTORS: &str = "rope_freqs.weight";
@@ -54,9 +53,9 @@ impl WeightSource for HfSource<'_> {
             Err(error) => return Some(Err(error.into())),
         }
         let storage = match tensor.dtype() {
-            Dtype::F32 => Storage::Plain(DType::F32),
-            Dtype::F16 => Storage::Plain(DType::F16),
-            Dtype::BF16 => Storage::Plain(DType::BF16),
+            Dtype::F32 => Storage::Plain(PlainType::F32),
+            Dtype::F16 => Storage::Plain(PlainType::F16),
+            Dtype::BF16 => Storage::Plain(PlainType::BF16),
             other => Storage::Other(other.name().to_owned()),
         };
         Some(Ok(RawTensor {
@@ -75,17 +74,17 @@ impl WeightSource for HfSource<'_> {
 fn decoded(stored: &FourBit) -> Result<RawTensor<'static>> {
     let matrix = Nf4Matrix::of_stored(stored)?;
     let dtype = match stored.dtype {
-        Dtype::F16 => DType::F16,
-        Dtype::BF16 => DType::BF16,
-        _ => DType::F32,
+        Dtype::F16 => PlainType::F16,
+        Dtype::BF16 => PlainType::BF16,
+        _ => PlainType::F32,
     };
     let mut bytes = Vec::with_capacity(matrix.n_out() * matrix.n_in() * dtype.size_in_bytes());
     let mut row = vec![0.0f32; matrix.n_in()];
     for at in 0..matrix.n_out() {
         matrix.dequantize_rows(at..at + 1, &mut row);
         match dtype {
-            DType::F16 => bytes.extend(row.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes())),
-            DType::BF16 => bytes.extend(row.iter().flat_map(|value| half::bf16::from_f32(*value).to_le_bytes())),
+            PlainType::F16 => bytes.extend(row.iter().flat_map(|value| half::f16::from_f32(*value).to_le_bytes())),
+            PlainType::BF16 => bytes.extend(row.iter().flat_map(|value| half::bf16::from_f32(*value).to_le_bytes())),
             _ => bytes.extend(row.iter().flat_map(|value| value.to_le_bytes())),
         }
     }
@@ -146,9 +145,9 @@ impl WeightSource for GgufSource<'_> {
 /// Returns how a GGUF type is computed with.
 pub fn storage_of(ggml_type: GgmlType) -> Storage {
     match ggml_type {
-        GgmlType::F32 => Storage::Plain(DType::F32),
-        GgmlType::F16 => Storage::Plain(DType::F16),
-        GgmlType::BF16 => Storage::Plain(DType::BF16),
+        GgmlType::F32 => Storage::Plain(PlainType::F32),
+        GgmlType::F16 => Storage::Plain(PlainType::F16),
+        GgmlType::BF16 => Storage::Plain(PlainType::BF16),
         kind if witness_kernels::is_packable(kind) => Storage::Blocks(kind),
         kind if witness_quantization::is_widened(kind) => Storage::Widened(kind),
         other => Storage::Other(other.name()),

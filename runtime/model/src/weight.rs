@@ -1,20 +1,33 @@
-//! One tensor of a model: how it came from a file and how it lies in memory. Everything is checked here, before the tensor library
-//! sees it (which multiplies unchecked shapes).
+//! One tensor of a model: how it came from a file and how it lies in memory. Everything is checked here, before anything is computed with it.
 
 use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 use witness_formats::gguf::GgmlType;
 use witness_formats::gguf::rows::{RowOrder, reorder};
 use witness_kernels::{KernelError, PackedMatrix, Pool};
 
 use crate::error::{ModelError, Result};
 
+/// Types of plain numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlainType {
+    /// IEEE 754 in 32 bits.
+    F32,
+    /// IEEE 754 in 16 bits.
+    F16,
+    /// The upper half of an f32.
+    BF16,
+}
+
 /// How a tensor's numbers are stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Storage {
-    /// Plain numbers: f32, f16 or bf16.
-    Plain(DType),
+    /// Plain numbers.
+    Plain(PlainType),
     /// Blocks of a quantized type that there are kernels for.
     Blocks(GgmlType),
     /// Blocks of a type that there is no kernel for, held as Q8_0.
@@ -34,25 +47,107 @@ pub struct RawTensor<'a> {
     pub bytes: Cow<'a, [u8]>,
 }
 
+/// Plain numbers, kept as stored. Cloning shares them.
+#[derive(Clone, Debug)]
+pub(crate) enum Numbers {
+    F32(Arc<[f32]>),
+    F16(Arc<[f16]>),
+    BF16(Arc<[bf16]>),
+}
+
 /// A tensor in memory. Cloning shares the numbers.
 #[derive(Clone, Debug)]
-pub enum Weight {
-    /// f32, f16 or bf16, kept as stored.
-    Plain(Tensor),
-    /// Quantized blocks, packed for products: the last dimension is a row.
-    Blocks {
-        /// The numbers.
-        matrix: PackedMatrix,
-        /// Shape, row-major.
-        shape: Vec<usize>,
-    },
+pub struct Weight {
+    pub(crate) values: Values,
+    /// Row-major.
+    shape: Vec<usize>,
+}
+
+/// The numbers of a tensor: quantized ones are packed for products, with the last dimension as rows.
+#[derive(Clone, Debug)]
+pub(crate) enum Values {
+    Plain(Numbers),
+    Blocks(PackedMatrix),
+}
+
+impl PlainType {
+    /// Returns the bytes of a number.
+    pub fn size_in_bytes(self) -> usize {
+        match self {
+            PlainType::F32 => 4,
+            PlainType::F16 | PlainType::BF16 => 2,
+        }
+    }
+}
+
+impl Numbers {
+    /// Reads little-endian bytes.
+    fn read(kind: PlainType, bytes: &[u8]) -> Self {
+        let (fours, twos) = (bytes.as_chunks::<4>().0, bytes.as_chunks::<2>().0);
+        match kind {
+            PlainType::F32 => Numbers::F32(fours.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()),
+            PlainType::F16 => Numbers::F16(twos.iter().map(|bytes| f16::from_le_bytes(*bytes)).collect()),
+            PlainType::BF16 => Numbers::BF16(twos.iter().map(|bytes| bf16::from_le_bytes(*bytes)).collect()),
+        }
+    }
+
+    /// Keeps numbers in 16 bits if every one of them is a bf16 or every one an f16, and as they are otherwise.
+    pub(crate) fn narrowest(numbers: Vec<f32>) -> Self {
+        if numbers.iter().all(|&number| bf16::from_f32(number).to_f32() == number) {
+            return Numbers::BF16(numbers.into_iter().map(bf16::from_f32).collect());
+        }
+        if numbers.iter().all(|&number| f16::from_f32(number).to_f32() == number) {
+            return Numbers::F16(numbers.into_iter().map(f16::from_f32).collect());
+        }
+        Numbers::F32(numbers.into())
+    }
+
+    /// Returns how many there are.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Numbers::F32(numbers) => numbers.len(),
+            Numbers::F16(numbers) => numbers.len(),
+            Numbers::BF16(numbers) => numbers.len(),
+        }
+    }
+
+    /// Returns one number.
+    pub(crate) fn at(&self, index: usize) -> f32 {
+        match self {
+            Numbers::F32(numbers) => numbers[index],
+            Numbers::F16(numbers) => numbers[index].to_f32(),
+            Numbers::BF16(numbers) => numbers[index].to_f32(),
+        }
+    }
+
+    /// Returns the bytes held.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Numbers::F32(numbers) => size_of_val::<[f32]>(numbers),
+            Numbers::F16(numbers) => size_of_val::<[f16]>(numbers),
+            Numbers::BF16(numbers) => size_of_val::<[bf16]>(numbers),
+        }
+    }
+
+    /// Writes a run of numbers as f32.
+    ///
+    /// # Panics
+    /// If there are not as many as `out` holds.
+    pub(crate) fn widen(&self, run: Range<usize>, out: &mut [f32]) {
+        assert_eq!(run.len(), out.len(), "room for the numbers");
+        match self {
+            Numbers::F32(numbers) => out.copy_from_slice(&numbers[run]),
+            Numbers::F16(numbers) => numbers[run].convert_to_f32_slice(out),
+            Numbers::BF16(numbers) => numbers[run].convert_to_f32_slice(out),
+        }
+    }
 }
 
 impl Storage {
     /// Returns the number of bytes of `count` numbers in rows of `row`, or nothing when rows hold no whole blocks or it overflows.
     fn bytes(&self, row: u64, count: u64) -> Option<u64> {
         match self {
-            Storage::Plain(dtype) => count.checked_mul(dtype.size_in_bytes() as u64),
+            Storage::Plain(kind) => count.checked_mul(kind.size_in_bytes() as u64),
             Storage::Blocks(kind) | Storage::Widened(kind) => {
                 let row_bytes = kind.row_bytes(usize::try_from(row).ok()?)?;
                 row_bytes.checked_mul(count.checked_div(row)?)
@@ -132,12 +227,10 @@ impl RawTensor<'_> {
         };
         let bytes = permuted.as_deref().unwrap_or(&self.bytes);
         match &self.storage {
-            Storage::Plain(dtype) => Ok(Weight::Plain(Tensor::from_raw_buffer(
-                bytes,
-                *dtype,
-                expected,
-                &Device::Cpu,
-            )?)),
+            Storage::Plain(kind) => Ok(Weight {
+                values: Values::Plain(Numbers::read(*kind, bytes)),
+                shape: expected.to_vec(),
+            }),
             Storage::Blocks(kind) => packed(*kind, name, expected, bytes),
             Storage::Widened(kind) => {
                 let wide = witness_quantization::widen(*kind, bytes).map_err(|error| ModelError::Damaged {
@@ -165,61 +258,63 @@ fn packed(kind: GgmlType, name: &str, shape: &[usize], bytes: &[u8]) -> Result<W
             detail: error.to_string(),
         },
     })?;
-    Ok(Weight::Blocks {
-        matrix,
+    Ok(Weight {
+        values: Values::Blocks(matrix),
         shape: shape.to_vec(),
     })
 }
 
 impl Weight {
+    /// Wraps numbers that are there already.
+    ///
+    /// # Panics
+    /// If they do not make up the shape.
+    pub(crate) fn of_numbers(numbers: Vec<f32>, shape: &[usize]) -> Self {
+        assert_eq!(numbers.len(), shape.iter().product::<usize>(), "numbers of a shape");
+        Self {
+            values: Values::Plain(Numbers::F32(numbers.into())),
+            shape: shape.to_vec(),
+        }
+    }
+
     /// Returns the shape.
     pub fn dims(&self) -> &[usize] {
-        match self {
-            Weight::Plain(tensor) => tensor.dims(),
-            Weight::Blocks { shape, .. } => shape,
-        }
+        &self.shape
+    }
+
+    /// Returns the shape as that of a matrix: `(rows, columns)`.
+    pub(crate) fn matrix_shape(&self) -> (usize, usize) {
+        rows_and_columns(&self.shape)
     }
 
     /// Returns the bytes held.
     pub fn bytes(&self) -> u64 {
-        match self {
-            Weight::Plain(tensor) => (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64,
-            Weight::Blocks { matrix, .. } => matrix.packed_bytes().len() as u64,
+        match &self.values {
+            Values::Plain(numbers) => numbers.bytes() as u64,
+            Values::Blocks(matrix) => matrix.packed_bytes().len() as u64,
         }
     }
 
-    /// Returns all numbers as f32, same shape.
-    pub(crate) fn to_f32(&self) -> Result<Tensor> {
-        Ok(match self {
-            Weight::Plain(tensor) => tensor.to_dtype(DType::F32)?,
-            Weight::Blocks { matrix, shape } => {
-                Tensor::from_vec(rows(matrix, 0..matrix.n_rows()), shape.as_slice(), &Device::Cpu)?
-            }
-        })
+    /// Returns all numbers as f32, row-major.
+    pub(crate) fn to_f32(&self) -> Vec<f32> {
+        let (n_rows, n_columns) = self.matrix_shape();
+        let mut numbers = vec![0.0; n_rows * n_columns];
+        if n_columns > 0 {
+            let rows = numbers.chunks_exact_mut(n_columns).enumerate();
+            rows.for_each(|(index, row)| self.row(index, row));
+        }
+        numbers
     }
 
-    /// Returns the rows `ids` of `[rows, columns]` as `[ids, columns]` f32. Ids must be below the number of rows.
-    pub(crate) fn lookup(&self, ids: &Tensor) -> Result<Tensor> {
-        Ok(match self {
-            Weight::Plain(tensor) => tensor.index_select(ids, 0)?.to_dtype(DType::F32)?,
-            Weight::Blocks { matrix, .. } => {
-                let ids = ids.to_vec1::<u32>()?;
-                if ids.iter().any(|id| *id as usize >= matrix.n_rows()) {
-                    return Err(ModelError::Batch("a token without an embedding"));
-                }
-                let n_ids = ids.len();
-                let numbers = rows(matrix, ids.into_iter().map(|id| id as usize));
-                Tensor::from_vec(numbers, (n_ids, matrix.n_columns()), &Device::Cpu)?
-            }
-        })
+    /// Writes row `index` as f32.
+    ///
+    /// # Panics
+    /// If there is no such row, or `out` is not as long as a row.
+    pub(crate) fn row(&self, index: usize, out: &mut [f32]) {
+        assert_eq!(out.len(), self.matrix_shape().1, "a row's length");
+        match &self.values {
+            Values::Plain(numbers) => numbers.widen(index * out.len()..(index + 1) * out.len(), out),
+            Values::Blocks(matrix) => matrix.row(index, out),
+        }
     }
-}
-
-/// Returns rows as numbers, one behind the other.
-pub(crate) fn rows(matrix: &PackedMatrix, indices: impl ExactSizeIterator<Item = usize>) -> Vec<f32> {
-    let mut numbers = vec![0.0; indices.len() * matrix.n_columns()];
-    for (row, index) in numbers.chunks_exact_mut(matrix.n_columns()).zip(indices) {
-        matrix.row(index, row);
-    }
-    numbers
 }

@@ -101,8 +101,8 @@ fn perplexity_is_that_of_single_places() {
                 adapter: None,
                 n_logits: 1,
             };
-            let logits = graph.forward(&mut [step]).unwrap().remove(0).unwrap();
-            let logits = logits.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let logits = graph.forward(&mut [step]).unwrap();
+            let logits = logits.of(0);
             let sum: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
             losses.push(sum.ln() - f64::from(logits[piece[at + 1] as usize]));
         }

@@ -1,8 +1,8 @@
 //! Each way in which the families differ, against the reference: heads, biases, tying, windows, rotary variants, storage types.
 
-use candle_core::DType;
 use witness_formats::gguf::rows::RowOrder;
 use witness_model::rope::{Rope, RopeScaling};
+use witness_model::weight::PlainType;
 
 use crate::reference::Deltas;
 use crate::support::{Spec, family, plain_frequencies};
@@ -76,7 +76,7 @@ fn interleaved_rows_are_brought_to_half_split() {
 /// The test weights are exact in all three types, so the results must be as well.
 #[test]
 fn halves_are_widened_not_rounded() {
-    for dtype in [DType::F16, DType::BF16] {
+    for dtype in [PlainType::F16, PlainType::BF16] {
         check(&Spec {
             dtype,
             ..Spec::default()

@@ -1,10 +1,9 @@
 //! Configurations and weights that no model has: each is an error that names what is wrong, and none is a panic or an allocation.
 
-use candle_core::DType;
 use witness_formats::gguf::GgmlType;
 use witness_model::config::Numbers;
 use witness_model::rope::{Rope, RopeScaling};
-use witness_model::weight::Storage;
+use witness_model::weight::{PlainType, Storage};
 use witness_model::{Config, Model, ModelError};
 
 use crate::support::{Spec, encode, family};
@@ -21,7 +20,7 @@ fn hostile_weights() {
     let huge = refusal(|tiny| {
         tiny.memory.tensors.insert(
             query.into(),
-            (Storage::Plain(DType::F32), vec![1 << 32, 1 << 32], vec![0; 16]),
+            (Storage::Plain(PlainType::F32), vec![1 << 32, 1 << 32], vec![0; 16]),
         );
     });
     assert!(matches!(huge, ModelError::Shape { name, .. } if name == query));
@@ -39,7 +38,11 @@ fn hostile_weights() {
     });
     assert!(matches!(missing, ModelError::MissingTensors { count: 1, first } if first == query));
     let unknown = refusal(|tiny| {
-        let norm = (Storage::Plain(DType::F32), vec![8], encode(DType::F32, &[1.0; 8]));
+        let norm = (
+            Storage::Plain(PlainType::F32),
+            vec![8],
+            encode(PlainType::F32, &[1.0; 8]),
+        );
         tiny.memory
             .tensors
             .insert("model.layers.0.self_attn.q_norm.weight".into(), norm);
@@ -74,7 +77,7 @@ fn known_leftovers_are_ignored() {
     ] {
         tiny.memory
             .tensors
-            .insert(name.into(), (Storage::Plain(DType::F32), vec![1], vec![0; 4]));
+            .insert(name.into(), (Storage::Plain(PlainType::F32), vec![1], vec![0; 4]));
     }
     Model::load(tiny.config, &tiny.memory).expect("leftovers do not matter");
 }

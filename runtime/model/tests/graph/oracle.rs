@@ -42,8 +42,7 @@ pub(crate) fn greedy(model: &Model, prompt: &[u32], n_tokens: usize, adapter: Op
             adapter,
             n_logits: 1,
         };
-        let logits = model.forward(&mut [step]).unwrap().remove(0).unwrap();
-        let token = argmax(&logits.to_vec2::<f32>().unwrap()[0]);
+        let token = argmax(model.forward(&mut [step]).unwrap().of(0));
         out.push(token);
         tokens = vec![token];
     }
@@ -71,8 +70,8 @@ pub(crate) fn compare(model: &Model, adapter: Option<&Adapter>, directory: &Path
             adapter,
             n_logits: 8,
         };
-        let logits = model.forward(&mut [step]).unwrap().remove(0).unwrap();
-        let logits = logits.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let logits = model.forward(&mut [step]).unwrap();
+        let logits = logits.of(0);
         assert_eq!(logits.len(), expected.len());
         worst = logits
             .iter()

@@ -24,7 +24,7 @@ fn ids(case: &Value, key: &str) -> Vec<u32> {
         .collect()
 }
 
-/// llama.cpp rounds activations to 8 bits as candle does but sums in another order. Each moves a logit of these models by about 0.1
+/// llama.cpp rounds activations to 8 bits as we do but sums in another order. Each moves a logit of these models by about 0.1
 /// against f32, so that where two tokens are closer than that the paths may part; from there on they tell different stories.
 const NEAR_TIE: f32 = 0.1;
 
