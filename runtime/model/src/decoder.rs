@@ -10,31 +10,28 @@
 //!               n = norm(x += r) g, u = W n        g = silu(g) u     r = W g
 //! logits:       n = norm(x + r) of the rows asked for                W n
 //! ```
+//! Rows that no logits are asked for end in the last block, once their keys and values are written.
 //!
 //! **Invariants:** a forward pass that fails leaves every cache as long as it was. What a sequence gets depends on nothing but itself, bit for bit: not on the others in
 //! the batch, not on how its tokens are cut into passes, not on the threads. A pass writes to memory that the last one left ([`crate::workspace`]).
 
-use std::ops::Range;
+mod pass;
+
 use std::sync::Arc;
 
 use witness_kernels::Pool;
 
-use crate::attention::{HeadShape, attend};
 use crate::cache::{KvCache, KvPool, KvType};
 use crate::config::Config;
 use crate::error::{ModelError, Result};
-use crate::linear::{Input, Linear};
+use crate::linear::Linear;
 use crate::logits::Logits;
-use crate::lora::apply::{Room, Target, embed, project};
-use crate::lora::{Adapter, Delta, Module, NormSite, Observe, Routes, Site};
-use crate::pointwise::{add_and_norm, gated};
+use crate::lora::{Adapter, Module, Observe, Site};
 use crate::rope::Frequencies;
-use crate::split::each_chunk;
 use crate::weight::Weight;
-use crate::workspace::{Spare, Workspace};
+use crate::workspace::Spare;
 
-/// Rows of an embedding that a thread looks up at a time.
-const ROWS_PER_TASK: usize = 8;
+use pass::Pass;
 
 /// Layers of one block.
 pub(crate) struct Block {
@@ -71,13 +68,6 @@ pub struct SequenceStep<'a> {
     pub adapter: Option<&'a Adapter>,
     /// Logits wanted, counted from the last token: 0 within a prompt, 1 to continue, more to score.
     pub n_logits: usize,
-}
-
-/// Rows of one sequence inside the batch's.
-struct Span {
-    sequence: usize,
-    start: usize,
-    n_tokens: usize,
 }
 
 impl std::fmt::Debug for Model {
@@ -163,7 +153,7 @@ impl Model {
             self.check(step)?;
         }
         let mut workspace = self.spare.take();
-        self.run(batch, observer, &mut workspace, logits)?;
+        Pass::new(self, &Pool::current(), batch, observer).run(&mut workspace, batch, logits)?;
         for step in batch.iter_mut() {
             step.cache.commit(step.tokens.len());
         }
@@ -188,262 +178,4 @@ impl Model {
         }
         step.cache.reserve(step.tokens.len())
     }
-
-    fn run(
-        &self,
-        batch: &mut [SequenceStep<'_>],
-        observer: Option<&dyn Observe>,
-        workspace: &mut Workspace,
-        logits: &mut Logits,
-    ) -> Result<()> {
-        let pool = Pool::current();
-        let (spans, mut routes) = plan(batch);
-        routes.observer = observer;
-        workspace.tokens.clear();
-        workspace
-            .tokens
-            .extend(spans.iter().flat_map(|span| batch[span.sequence].tokens));
-        workspace.resize(workspace.tokens.len(), &self.config);
-        let positions = spans.iter().flat_map(|span| {
-            let first = batch[span.sequence].cache.len();
-            first..first + span.n_tokens
-        });
-        self.frequencies.rotation(positions, &mut workspace.rotation);
-        let mut room = Room::default();
-        std::mem::swap(&mut room.low, &mut workspace.low);
-        self.embed(workspace, &routes, &mut room, &pool);
-        for layer in 0..self.blocks.len() {
-            self.block(layer, workspace, &spans, &routes, &mut room, batch, &pool)?;
-        }
-        self.logits(workspace, &spans, batch, &mut room, observer, &pool, logits)?;
-        std::mem::swap(&mut room.low, &mut workspace.low);
-        Ok(())
-    }
-
-    /// Writes `x`.
-    fn embed<'a>(&self, workspace: &mut Workspace, routes: &Routes<'a>, room: &mut Room<'a>, pool: &Pool) {
-        let width = self.config.width;
-        let Workspace { x, tokens, .. } = workspace;
-        let look_up = |table: &Weight, x: &mut [f32], tokens: &[u32]| {
-            each_chunk(pool, x, ROWS_PER_TASK * width, |task, x| {
-                for (row, token) in x.chunks_exact_mut(width).zip(&tokens[task * ROWS_PER_TASK..]) {
-                    table.row(*token as usize, row);
-                }
-            });
-        };
-        look_up(&self.embedding, x, tokens);
-        for (rows, delta) in routes.deltas(Module::Embedding) {
-            match delta {
-                Delta::Table(table) => look_up(table, &mut x[rows.start * width..rows.end * width], &tokens[rows]),
-                Delta::LowRank { pair, bias } => {
-                    let tokens = tokens[rows.clone()].iter().copied();
-                    embed(x, rows, tokens, pair, bias.as_deref(), room, pool);
-                }
-                Delta::Linear(_) | Delta::Norm(_) | Delta::Directed { .. } => {}
-            }
-        }
-    }
-
-    /// Adds `branch` to `x`, where there is one, and writes its norm, with each adapter's own weight where it has one.
-    fn norm(
-        &self,
-        (x, branch, out): (&mut [f32], Option<&[f32]>, &mut [f32]),
-        weight: &[f32],
-        routes: &Routes<'_>,
-        module: Module,
-        pool: &Pool,
-    ) {
-        let (width, epsilon) = (self.config.width, self.config.norm_epsilon as f32);
-        let mut some = |rows: Range<usize>, weight: &[f32]| {
-            let run = rows.start * width..rows.end * width;
-            let branch = branch.map(|branch| &branch[run.clone()]);
-            add_and_norm(&mut x[run.clone()], branch, weight, epsilon, &mut out[run], pool);
-        };
-        let mut done = 0;
-        for (rows, delta) in routes.deltas(module) {
-            if let Delta::Norm(own) = delta {
-                some(done..rows.start, weight);
-                done = rows.end;
-                some(rows, own);
-            }
-        }
-        some(done..routes.n_rows(), weight);
-    }
-
-    /// One block: from `x` and the `branch` of the block before to those that the next one takes. Writes the new keys and values.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what a pass is about, taken apart for the borrow checker"
-    )]
-    fn block<'a>(
-        &self,
-        layer: usize,
-        workspace: &mut Workspace,
-        spans: &[Span],
-        routes: &Routes<'a>,
-        room: &mut Room<'a>,
-        batch: &mut [SequenceStep<'_>],
-        pool: &Pool,
-    ) -> Result<()> {
-        let Config {
-            width,
-            feed_forward,
-            n_heads,
-            n_kv_heads,
-            head_dim,
-            ..
-        } = self.config;
-        let (query_row, key_row) = (n_heads * head_dim, n_kv_heads * head_dim);
-        let block = &self.blocks[layer];
-        let at = |site| Module::Linear { layer, site };
-        let norm_at = |site| Module::Norm { layer, site };
-        let Workspace {
-            x,
-            normed,
-            branch,
-            query,
-            mixed,
-            key,
-            value,
-            gate,
-            up,
-            rounded,
-            rotation,
-            ..
-        } = workspace;
-        let before = (layer > 0).then_some(&branch[..]);
-        self.norm(
-            (x, before, normed),
-            &block.attention_norm,
-            routes,
-            norm_at(NormSite::Attention),
-            pool,
-        );
-        let targets = [
-            target(at(Site::Query), &*block.query, query),
-            target(at(Site::Key), &*block.key, key),
-            target(at(Site::Value), &*block.value, value),
-        ];
-        project(&mut Input::new(normed, width, rounded, pool)?, targets, routes, room)?;
-        rotation.apply(query, n_heads, pool);
-        rotation.apply(key, n_kv_heads, pool);
-        let shape = HeadShape {
-            n_heads,
-            n_kv_heads,
-            head_dim,
-            window: self.config.windows[layer],
-        };
-        for span in spans {
-            let cache = &mut *batch[span.sequence].cache;
-            let rows = |width: usize| span.start * width..(span.start + span.n_tokens) * width;
-            cache.write(layer, &key[rows(key_row)], &value[rows(key_row)]);
-            let view = cache.view(layer, span.n_tokens);
-            mixed[rows(query_row)].copy_from_slice(&attend(shape, &query[rows(query_row)], &view));
-        }
-        let targets = [target(at(Site::Output), &*block.output, branch)];
-        project(&mut Input::new(mixed, query_row, rounded, pool)?, targets, routes, room)?;
-        let module = norm_at(NormSite::FeedForward);
-        self.norm(
-            (x, Some(branch), normed),
-            &block.feed_forward_norm,
-            routes,
-            module,
-            pool,
-        );
-        let targets = [
-            target(at(Site::Gate), &*block.gate, gate),
-            target(at(Site::Up), &*block.up, up),
-        ];
-        project(&mut Input::new(normed, width, rounded, pool)?, targets, routes, room)?;
-        gated(gate, up, pool);
-        let targets = [target(at(Site::Down), &*block.down, branch)];
-        project(
-            &mut Input::new(gate, feed_forward, rounded, pool)?,
-            targets,
-            routes,
-            room,
-        )
-    }
-
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what a pass is about, taken apart for the borrow checker"
-    )]
-    fn logits<'a>(
-        &self,
-        workspace: &mut Workspace,
-        spans: &[Span],
-        batch: &[SequenceStep<'a>],
-        room: &mut Room<'a>,
-        observer: Option<&'a dyn Observe>,
-        pool: &Pool,
-        logits: &mut Logits,
-    ) -> Result<()> {
-        let width = self.config.width;
-        let Workspace {
-            x,
-            normed,
-            branch,
-            rounded,
-            ..
-        } = workspace;
-        let mut routes = Routes {
-            observer,
-            ..Routes::default()
-        };
-        let n_wanted = spans.iter().map(|span| (span.sequence, batch[span.sequence].n_logits));
-        let y = logits.lay_out(batch.len(), self.config.vocab_size, n_wanted);
-        if y.is_empty() {
-            return Ok(());
-        }
-        // Rows asked for move to the front; none is behind its new place.
-        let mut n_rows = 0;
-        for span in spans {
-            let SequenceStep { n_logits, adapter, .. } = batch[span.sequence];
-            routes.push(n_logits, adapter);
-            let run = (span.start + span.n_tokens - n_logits) * width..(span.start + span.n_tokens) * width;
-            x.copy_within(run.clone(), n_rows * width);
-            branch.copy_within(run, n_rows * width);
-            n_rows += n_logits;
-        }
-        let numbers = n_rows * width;
-        let before = (!self.blocks.is_empty()).then_some(&branch[..numbers]);
-        let rows = (&mut x[..numbers], before, &mut normed[..numbers]);
-        self.norm(rows, &self.final_norm, &routes, Module::FinalNorm, pool);
-        let targets = [target(Module::Head, &*self.head, y)];
-        project(
-            &mut Input::new(&normed[..numbers], width, rounded, pool)?,
-            targets,
-            &routes,
-            room,
-        )
-    }
-}
-
-fn target<'a>(module: Module, base: &'a dyn Linear, y: &'a mut [f32]) -> Target<'a> {
-    Target { module, base, y }
-}
-
-/// Orders the batch by adapter, so that the rows of an adapter are one run.
-fn plan<'a>(batch: &[SequenceStep<'a>]) -> (Vec<Span>, Routes<'a>) {
-    let mut order: Vec<usize> = (0..batch.len()).collect();
-    order.sort_by_key(|&index| {
-        batch[index]
-            .adapter
-            .map_or(0, |adapter| std::ptr::from_ref(adapter).addr())
-    });
-    let mut spans = Vec::with_capacity(order.len());
-    let mut routes = Routes::default();
-    let mut start = 0;
-    for sequence in order {
-        let n_tokens = batch[sequence].tokens.len();
-        routes.push(n_tokens, batch[sequence].adapter);
-        spans.push(Span {
-            sequence,
-            start,
-            n_tokens,
-        });
-        start += n_tokens;
-    }
-    (spans, routes)
 }

@@ -29,21 +29,18 @@ impl Logits {
         self.of(sequence).chunks_exact(self.vocab_size.max(1))
     }
 
-    /// Makes room for a batch of `n_sequences`; `n_wanted` says which sequence has how many rows, in the order of the rows. Returns all of them, undefined.
+    /// Makes room for `n_rows` rows of a batch of `n_sequences`; `wanted` says which are whose. Returns all of them, undefined.
     pub(crate) fn lay_out(
         &mut self,
         n_sequences: usize,
         vocab_size: usize,
-        n_wanted: impl Iterator<Item = (usize, usize)>,
+        n_rows: usize,
+        wanted: impl Iterator<Item = (usize, Range<usize>)>,
     ) -> &mut [f32] {
         self.vocab_size = vocab_size;
         self.rows.clear();
         self.rows.resize(n_sequences, 0..0);
-        let mut n_rows = 0;
-        for (sequence, n) in n_wanted {
-            self.rows[sequence] = n_rows..n_rows + n;
-            n_rows += n;
-        }
+        wanted.for_each(|(sequence, rows)| self.rows[sequence] = rows);
         self.numbers.resize(n_rows * vocab_size, 0.0);
         &mut self.numbers
     }

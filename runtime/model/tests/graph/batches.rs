@@ -1,8 +1,13 @@
 //! Several sequences at once: each must get what it would get alone.
 
-use witness_model::{KvType, ModelError, SequenceStep};
+use witness_formats::gguf::GgmlType;
+use witness_formats::gguf::rows::RowOrder;
+use witness_model::weight::PlainType;
+use witness_model::{Adapter, KvType, Logits, Model, ModelError, SequenceStep, Threads};
 
-use crate::support::{Random, Spec, run};
+use crate::peft::{LINEARS, config, linears, pairs, peft};
+use crate::quantized::build;
+use crate::support::{Random, Spec, Tiny, run};
 
 /// Three sequences of different lengths, advanced together in uneven pieces, against each by itself.
 #[test]
@@ -47,6 +52,112 @@ fn a_batch_of_three_equals_one_by_one() {
     }
     for (index, (alone, together)) in alone.iter().zip(&together).enumerate() {
         assert!(alone == together, "sequence {index}");
+    }
+}
+
+/// Makes an adapter of rank 3 for every linear layer, or for two of them.
+fn adapter(tiny: &Tiny, model: &Model, names: &[&str], seed: u64) -> Adapter {
+    let targets: Vec<&str> = names.iter().filter_map(|name| name.rsplit('.').next()).collect();
+    let (entries, _) = pairs(tiny, &linears(names), seed);
+    model.adapter(peft(&config(&targets, &[]), &entries).unwrap()).unwrap()
+}
+
+/// Goal: what a sequence gets is the same bits alone and in one piece on one thread, and beside others with other adapters, in pieces, on several threads. Lengths
+/// go over every size of a group of tokens; weights are plain and quantized.
+#[test]
+fn a_sequence_depends_on_nothing_but_itself() {
+    let plain = |dtype| {
+        Spec {
+            dtype,
+            ..Spec::default()
+        }
+        .build()
+    };
+    let models = [
+        plain(PlainType::F32),
+        plain(PlainType::BF16),
+        build(GgmlType::Q4_K, 2, false, RowOrder::Halves),
+        build(GgmlType::Q6_K, 2, true, RowOrder::Halves),
+    ];
+    for tiny in &models {
+        let one = Threads::new(1).unwrap();
+        let model = one.install(|| tiny.load());
+        let first = adapter(tiny, &model, &LINEARS, 1);
+        let second = adapter(tiny, &model, &["self_attn.v_proj", "mlp.up_proj"], 2);
+        let adapters = [Some(&first), None, Some(&second), Some(&first), None, Some(&second)];
+        let lengths = [1, 5, 23, 38, 70, 90];
+        let prompts = lengths.map(|n| Random::new(n as u64).tokens(n, 50));
+        let alone: Vec<Vec<f32>> = one.install(|| {
+            let each = prompts.iter().zip(adapters);
+            each.map(|(prompt, adapter)| run(&model, prompt, &mut model.new_cache(100), adapter).concat())
+                .collect()
+        });
+        assert!(alone[3] != run(&model, &prompts[3], &mut model.new_cache(100), None).concat());
+        for (n_threads, pieces) in [(1, [100; 6]), (3, [1, 2, 3, 17, 33, 40]), (2, [64, 1, 16, 38, 7, 90])] {
+            let threads = Threads::new(n_threads).unwrap();
+            let mut caches = prompts.each_ref().map(|_| model.new_cache(100));
+            let mut together = vec![Vec::new(); prompts.len()];
+            let mut logits = Logits::default();
+            while together.iter().zip(&alone).any(|(some, all)| some.len() < all.len()) {
+                let (mut steps, mut who) = (Vec::new(), Vec::new());
+                for (index, cache) in caches.iter_mut().enumerate() {
+                    let (done, prompt) = (cache.len(), &prompts[index]);
+                    if done < prompt.len() {
+                        let tokens = &prompt[done..(done + pieces[index]).min(prompt.len())];
+                        who.push(index);
+                        steps.push(SequenceStep {
+                            tokens,
+                            cache,
+                            adapter: adapters[index],
+                            n_logits: tokens.len(),
+                        });
+                    }
+                }
+                threads
+                    .install(|| model.forward_into(&mut steps, None, &mut logits))
+                    .unwrap();
+                for (at, index) in who.into_iter().enumerate() {
+                    together[index].extend_from_slice(logits.of(at));
+                }
+            }
+            for (index, (together, alone)) in together.iter().zip(&alone).enumerate() {
+                assert!(together == alone, "sequence {index}, {n_threads} threads");
+            }
+        }
+    }
+}
+
+/// Rows that no logits are asked for change nothing: neither those that are, nor what is generated behind them.
+#[test]
+fn rows_without_logits_leave_the_others_as_they_are() {
+    let tiny = build(GgmlType::Q4_K, 2, false, RowOrder::Halves);
+    let model = tiny.load();
+    let first = adapter(&tiny, &model, &LINEARS, 1);
+    let prompts = [20, 30, 40].map(|n| Random::new(n as u64).tokens(n, 50));
+    let adapters = [Some(&first), None, Some(&first)];
+    let all: Vec<Vec<Vec<f32>>> = prompts
+        .iter()
+        .zip(adapters)
+        .map(|(prompt, adapter)| run(&model, prompt, &mut model.new_cache(50), adapter))
+        .collect();
+    let mut caches = prompts.each_ref().map(|_| model.new_cache(50));
+    for (range, n_logits) in [(0..10, [0, 0, 0]), (10..19, [0, 2, 9]), (19..20, [1, 0, 1])] {
+        let mut steps: Vec<SequenceStep<'_>> = Vec::new();
+        for (index, cache) in caches.iter_mut().enumerate() {
+            steps.push(SequenceStep {
+                tokens: &prompts[index][range.clone()],
+                cache,
+                adapter: adapters[index],
+                n_logits: n_logits[index],
+            });
+        }
+        let logits = model.forward(&mut steps).unwrap();
+        for (index, n_logits) in n_logits.into_iter().enumerate() {
+            assert!(
+                logits.of(index) == all[index][range.end - n_logits..range.end].concat(),
+                "{range:?} {index}"
+            );
+        }
     }
 }
 
