@@ -10,13 +10,14 @@
 //! | `engine`, `foreign` | what computes logits |
 //! | `prompt`, `constraint`, `sequence` | one request: its tokens, what may come, what has come |
 //! | `model`, `schedule`, `step` | one loaded model: adapters, who runs, batches |
-//! | `pages` | keys and values of all sequences, and beginnings that are known |
+//! | `pages`, `chats` | keys and values of all sequences, and beginnings that are known; those on disk |
 //! | `measure` | perplexity, divergence and importance of columns, by the same engine |
 //!
 //! **Invariants:** one copy of the base serves all adapters and sequences. At most `num_parallel` sequences run, the rest wait in the
 //! order they came. Text leaves in whole characters. Cost of a step: one pass over the weights, whatever the number of sequences.
 
 mod bundle;
+mod chats;
 mod constraint;
 mod descriptor;
 mod engine;

@@ -100,6 +100,7 @@ pub fn run(request: &MeasureRequest, watch: &mut dyn Watch) -> Result<MeasureRep
             num_thread: request.num_thread.map(u64::from),
             ..LoadOptions::default()
         },
+        chats: None,
     };
     let (mut loaded, _) = CpuServe::init(&Init::default())?.load(load)?;
     let adapter = request

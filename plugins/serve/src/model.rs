@@ -19,6 +19,7 @@ use witness_plugin_protocol::{
 use witness_template::ChatTemplate;
 use witness_tokenizer::Tokenizer;
 
+use crate::chats::{self, Chats};
 use crate::engine::{Advance, Engine, Rows, State};
 use crate::error;
 use crate::inspect::open_adapter;
@@ -56,6 +57,8 @@ pub struct Loaded {
     pub(crate) running: Vec<Sequence>,
     /// Nothing for an engine whose states cannot be shared.
     pub(crate) pages: Option<Pages>,
+    /// Nothing where chats are not kept on disk.
+    pub(crate) chats: Option<Chats>,
     pub(crate) threads: Option<Threads>,
 }
 
@@ -69,6 +72,8 @@ pub(crate) struct Parts {
     pub(crate) num_ctx: usize,
     pub(crate) num_parallel: usize,
     pub(crate) pages: Option<Pages>,
+    /// Nothing where chats are not kept on disk.
+    pub(crate) chats: Option<Chats>,
     pub(crate) threads: Option<Threads>,
 }
 
@@ -91,6 +96,7 @@ impl Loaded {
             waiting: VecDeque::new(),
             running: Vec::new(),
             pages: parts.pages,
+            chats: parts.chats,
             threads: parts.threads,
         }
     }
@@ -149,6 +155,7 @@ impl Loaded {
                 let worn = Worn {
                     adapter: Arc::new(adapter),
                     key: self.last_key,
+                    name: chats::name_of(&spec.files).map(Arc::from),
                 };
                 (worn, info)
             }
@@ -206,6 +213,15 @@ impl Loaded {
         let attached = self.adapters.remove(name).ok_or_else(|| self.no_such_adapter(name))?;
         self.forget(&attached);
         Ok(())
+    }
+
+    /// Returns what stands for the adapters on disk, by their keys; the base alone is nothing.
+    pub(crate) fn adapter_names(&self) -> BTreeMap<PrefixKey, String> {
+        let names = self.adapters.values().filter_map(|attached| {
+            let name = attached.worn.name.as_ref()?;
+            Some((attached.worn.key, name.to_string()))
+        });
+        names.chain([(0, String::new())]).collect()
     }
 
     /// Lets go of what was computed with an adapter.

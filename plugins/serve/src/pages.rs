@@ -53,6 +53,43 @@ impl Pages {
         self.pool.n_free() >= wanted
     }
 
+    /// Takes back pages that were kept on disk, as far as they hold `n_tokens` of `tokens`. `bytes_of` returns what a page held.
+    ///
+    /// # Errors
+    /// A page cannot be read; nothing is taken then.
+    pub(crate) fn take_back(
+        &mut self,
+        key: PrefixKey,
+        tokens: &[u32],
+        n_pages: usize,
+        bytes_of: impl Fn(usize) -> std::io::Result<Vec<u8>>,
+    ) -> std::io::Result<()> {
+        if !self.make_room(n_pages) {
+            return Ok(());
+        }
+        let pages = (0..n_pages).map(|index| {
+            let page = self.pool.read(&bytes_of(index)?);
+            page.map_err(std::io::Error::other)
+        });
+        let pages = pages.collect::<std::io::Result<Vec<KvPage>>>()?;
+        self.tree.insert(key, tokens, &pages);
+        Ok(())
+    }
+
+    /// Returns the texts that are known, the one that was used last first, with their pages.
+    pub(crate) fn texts(&self) -> Vec<(PrefixKey, Vec<u32>, Vec<KvPage>)> {
+        let mut texts = Vec::new();
+        self.tree
+            .for_each(|key, tokens, pages| texts.push((key, tokens.to_vec(), pages.to_vec())));
+        texts.reverse();
+        texts
+    }
+
+    /// Returns the pool.
+    pub(crate) fn pool(&self) -> &KvPool {
+        &self.pool
+    }
+
     /// Returns the pages that can be had when all that is only kept is let go.
     pub(crate) fn n_available(&self) -> usize {
         self.pool.n_free() + self.tree.pages().filter(|page| !page.is_shared()).count()

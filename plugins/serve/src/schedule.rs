@@ -10,6 +10,10 @@
 //! A sequence that was set back reads its prompt and its answer so far again, which gives the same keys and values, since rows do not depend on each other; it
 //! goes on where it was.
 
+use witness_model::{KvPage, PAGE_TOKENS};
+use witness_plugin_sdk::{Level, log};
+
+use crate::chats;
 use crate::engine::State;
 use crate::model::Loaded;
 use crate::sequence::Sequence;
@@ -20,11 +24,75 @@ const SHARED_MIN: usize = 32;
 impl Loaded {
     /// Gives a sequence the beginning that is known, if that is more than it has.
     pub(crate) fn begin(&mut self, sequence: &mut Sequence) {
+        self.bring_back(sequence);
         if let Some(pages) = &mut self.pages {
             let cache = pages.begin(sequence.key(), &sequence.tokens, self.limits.num_ctx);
             if sequence.state.as_ref().is_none_or(|state| state.len() < cache.len()) {
                 sequence.state = Some(State::Graph(cache));
             }
+        }
+    }
+
+    /// Brings back what was kept on disk of a text that begins the same, if that is more than is known.
+    fn bring_back(&mut self, sequence: &Sequence) {
+        let (Some(pages), Some(chats)) = (&mut self.pages, &mut self.chats) else {
+            return;
+        };
+        let Some(adapter) = sequence.worn.as_ref().map_or(Some(""), |worn| worn.name.as_deref()) else {
+            return;
+        };
+        let Some((text, n_common)) = chats.best(adapter, &sequence.tokens) else {
+            return;
+        };
+        if n_common < pages.n_known(sequence.key(), &sequence.tokens) + chats::TOKENS_MIN {
+            return;
+        }
+        let n_pages = n_common.div_ceil(PAGE_TOKENS);
+        let n_tokens = text.tokens.len().min(n_pages * PAGE_TOKENS);
+        let taken = pages.take_back(sequence.key(), &text.tokens[..n_tokens], n_pages, |index| {
+            let number = text.pages.get(index).ok_or(std::io::ErrorKind::InvalidData)?;
+            chats.page(*number)
+        });
+        if let Err(error) = taken {
+            log(Level::Warn, &format!("kept chats are not used: {error}"));
+            chats.distrust();
+        }
+    }
+
+    /// Keeps the keys and values of chats on disk, for the day that this model is loaded again.
+    pub(crate) fn keep_chats(&mut self) {
+        self.running.clear();
+        self.waiting.clear();
+        let names = self.adapter_names();
+        let (Some(pages), Some(chats)) = (&self.pages, &mut self.chats) else {
+            return;
+        };
+        let known = pages.texts();
+        let mut numbered: Vec<&KvPage> = Vec::new();
+        let mut texts = Vec::new();
+        for (key, tokens, pages) in &known {
+            let (Some(adapter), true) = (names.get(key), tokens.len() >= chats::TOKENS_MIN) else {
+                continue;
+            };
+            let first = numbered.len() as u64;
+            numbered.extend(pages);
+            let pages = (first..numbered.len() as u64).map(|number| {
+                // A page of several texts goes by its first number.
+                let page = numbered[number as usize];
+                numbered
+                    .iter()
+                    .position(|other| other.is_same(page))
+                    .unwrap_or(number as usize) as u64
+            });
+            texts.push(chats::Text {
+                adapter: adapter.clone(),
+                tokens: tokens.clone(),
+                pages: pages.collect(),
+            });
+        }
+        let kept = chats.keep(texts, |number| Some(numbered.get(number as usize)?.to_bytes()));
+        if let Err(error) = kept {
+            log(Level::Warn, &format!("chats cannot be kept on disk: {error}"));
         }
     }
 
@@ -127,7 +195,7 @@ fn pages_wanted(sequence: &Sequence, n_tokens: usize) -> usize {
     match &sequence.state {
         Some(State::Graph(cache)) => cache.pages_wanted(n_tokens),
         // Nothing is found again: all of them.
-        None => n_tokens.div_ceil(witness_model::PAGE_TOKENS),
+        None => n_tokens.div_ceil(PAGE_TOKENS),
         Some(State::Foreign(_)) => 0,
     }
 }

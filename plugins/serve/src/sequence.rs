@@ -25,6 +25,8 @@ pub(crate) struct Worn {
     pub(crate) adapter: Arc<Adapter>,
     /// No other adapter of this model has or had it.
     pub(crate) key: PrefixKey,
+    /// What stands for its files on disk, where their digests are known.
+    pub(crate) name: Option<Arc<str>>,
 }
 
 /// A sequence, waiting or running.

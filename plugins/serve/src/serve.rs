@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_kernels::Isa;
-use witness_model::{KvType, Model, PAGE_TOKENS, Threads};
+use witness_model::{KvPool, KvShape, KvType, Model, PAGE_TOKENS, Threads};
 use witness_plugin_protocol::{
     GenerateRequest, InspectReply, InspectRequest, LoadAdapterReply, LoadAdapterRequest, LoadReply, LoadRequest,
     Started, UnloadAdapterRequest,
@@ -13,6 +13,7 @@ use witness_plugin_sdk::{Init, Level, Serve, ServeEvent, log};
 use witness_template::ChatTemplate;
 
 use crate::bundle::{Bundle, plain_template};
+use crate::chats::{self, About, Chats};
 use crate::engine::{Engine, GraphEngine};
 use crate::foreign;
 use crate::inspect;
@@ -94,13 +95,19 @@ impl Serve for CpuServe {
             );
             diagnostic
         });
-        let mut pages = None;
+        let (mut pages, mut chats) = (None, None);
         let engine: Box<dyn Engine> = match config {
             Some(config) => {
                 let model = Arc::new(bundle.load(config)?);
                 let kv_type = inspect::kv_type(options.kv_cache_type, &info);
                 let max_pages = max_pages(&model, kv_type, options.kv_bytes, num_ctx, num_parallel);
-                pages = Some(Pages::new(model.new_pool(kv_type, max_pages)));
+                let new = Pages::new(model.new_pool(kv_type, max_pages));
+                let name = chats::name_of(&request.model.files);
+                chats = request
+                    .chats
+                    .zip(name)
+                    .map(|(place, name)| Chats::open(place, about(name, new.pool())));
+                pages = Some(new);
                 Box::new(GraphEngine { model, kv_type })
             }
             None => foreign::load(&bundle, &info, num_ctx)?,
@@ -126,6 +133,7 @@ impl Serve for CpuServe {
                 num_ctx,
                 num_parallel,
                 pages,
+                chats,
                 threads,
             }),
             reply,
@@ -152,8 +160,29 @@ impl Serve for CpuServe {
         model.cancel(sequence);
     }
 
+    fn unload(&mut self, mut model: Loaded) {
+        model.keep_chats();
+    }
+
     fn step(&mut self, model: &mut Loaded, emit: &mut dyn FnMut(ServeEvent<'_>)) -> Result<usize, Diagnostic> {
         Ok(model.step(emit))
+    }
+}
+
+/// Returns whose keys and values a pool holds and how.
+fn about(model: String, pool: &KvPool) -> About {
+    let KvShape {
+        n_layers,
+        n_kv_heads,
+        head_dim,
+    } = pool.shape();
+    About {
+        model,
+        storage: format!(
+            "{} {PAGE_TOKENS} {n_layers} {n_kv_heads} {head_dim}",
+            pool.kind().name()
+        ),
+        page_bytes: pool.page_bytes() as u64,
     }
 }
 

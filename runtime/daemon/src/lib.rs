@@ -16,6 +16,7 @@
 mod answer;
 mod app;
 mod body;
+mod chats;
 mod contexts;
 mod create;
 mod engine;
@@ -190,6 +191,9 @@ impl Daemon {
             .cause(error.to_string())
         })?;
         let (unix, socket_file) = socket::unix(&settings.socket)?;
+        if let Err(error) = chats::tidy(&settings) {
+            tracing::warn!("chats are not kept while their models are not loaded: {error}");
+        }
         let memory_budget_bytes = memory::budget_bytes(&settings);
         let scheduler = Scheduler::new(Config {
             budget_bytes: memory_budget_bytes,

@@ -6,6 +6,7 @@ use witness_registry::{Digest, Lease};
 use witness_scheduler::Demand;
 
 use crate::app::App;
+use crate::chats;
 use crate::limits::{CONTEXT_DEFAULT, KV_SHARE};
 use crate::models::actor::keep_alive;
 use crate::models::handle::Want;
@@ -21,6 +22,7 @@ pub(crate) fn want(app: &App, stored: &Stored, info: &ModelInfo, options: &Optio
         options: load,
         architecture: info.architecture.clone(),
         label: label_of(stored, info),
+        chats: chats::place(&app.settings, &stored.base.files),
         lease: lease_of(app, &stored.base.files),
     }
 }

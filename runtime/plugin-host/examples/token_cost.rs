@@ -183,6 +183,7 @@ fn load_request(model: &Path) -> LoadRequest {
     LoadRequest {
         model: ModelSpec { files: vec![file] },
         options: LoadOptions::default(),
+        chats: None,
     }
 }
 

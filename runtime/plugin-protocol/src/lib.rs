@@ -22,7 +22,7 @@ pub use measure::{
     SpeedFound,
 };
 pub use model::{
-    AdapterCheck, AdapterInfo, AdapterSpec, FileRef, InspectReply, InspectRequest, LoadAdapterReply,
+    AdapterCheck, AdapterInfo, AdapterSpec, ChatsFile, FileRef, InspectReply, InspectRequest, LoadAdapterReply,
     LoadAdapterRequest, LoadReply, LoadRequest, MemoryEstimate, ModelInfo, ModelSpec, UnloadAdapterRequest,
 };
 pub use options::{KvCacheType, LoadOptions, SamplingOptions};

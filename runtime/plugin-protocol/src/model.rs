@@ -137,6 +137,18 @@ pub struct LoadRequest {
     /// Context, threads and the like.
     #[serde(default)]
     pub options: LoadOptions,
+    /// Where keys and values of chats may be kept while the model is not loaded; nothing = nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chats: Option<ChatsFile>,
+}
+
+/// A file for keys and values of chats. It is the plugin's to write and to read; whoever names it may delete it at any time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChatsFile {
+    /// Path; the directory exists.
+    pub path: PathBuf,
+    /// Bytes that it may take.
+    pub bytes_max: u64,
 }
 
 /// Answer to a load.

@@ -179,6 +179,13 @@ pub const KEYS: &[Key] = &[
         "Memory that all loaded models may take together",
     ),
     key(
+        "chat_cache",
+        "WITNESS_CHAT_CACHE",
+        Shape::Size,
+        Default::Text("1GiB"),
+        "Disk that chats may take, so that they go on at once when their model is loaded again; `0` keeps none",
+    ),
+    key(
         "load_timeout",
         "WITNESS_LOAD_TIMEOUT",
         Shape::Duration,

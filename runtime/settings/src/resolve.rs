@@ -100,6 +100,8 @@ pub struct Settings {
     pub context_length: Option<u64>,
     /// Memory that all loaded models may take together.
     pub memory_budget_bytes: Option<u64>,
+    /// Bytes that chats may take on disk while their models are not loaded; 0 = they are not kept.
+    pub chat_cache_bytes: u64,
     /// Longest time that loading may take.
     pub load_timeout: Duration,
     /// Longest time without progress of a worker.
@@ -183,6 +185,7 @@ pub fn resolve(overrides: &Overrides, env: &Environment<'_>) -> Result<Settings,
                 .ok_or_else(|| format!("one of {}", KV_CACHE_TYPES.join(", ")))
         })?,
         context_length: layers.optional_count("context_length")?,
+        chat_cache_bytes: layers.needed("chat_cache", parse_size)?,
         memory_budget_bytes: layers.optional("memory_budget", parse_size)?,
         load_timeout: layers.needed("load_timeout", parse_timeout)?,
         stall_timeout: layers.needed("stall_timeout", parse_timeout)?,

@@ -1,9 +1,9 @@
 //! Many sequences on few pages: who begins with what others computed, who steps back, who guesses; and that none of it can be read off an answer.
 
-use witness_plugin_protocol::{GenerateRequest, KvCacheType, LoadOptions, Prompt, SamplingOptions};
+use witness_plugin_protocol::{ChatsFile, FileRef, GenerateRequest, KvCacheType, LoadOptions, Prompt, SamplingOptions};
 use witness_plugin_sdk::Serve;
 
-use crate::support::{Answer, Session, files, greedy, load};
+use crate::support::{Answer, Session, files, greedy, load, load_keeping};
 use crate::tiny;
 
 /// Bytes of a page of the tiny model in f32: 64 positions of 2 layers, 2 heads, 8 numbers, keys and values.
@@ -195,4 +195,60 @@ fn smaller_keys_and_values() {
         assert_eq!(again.started.cached_tokens, again.started.prompt_tokens - 1);
         assert_eq!(again.ids, expected[3]);
     }
+}
+
+/// A chat goes on where it was when its model is loaded again, with the base and with an adapter; another model's chats, and damaged ones, are as if they were not there.
+#[test]
+fn chats_come_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = ChatsFile {
+        path: directory.path().join("chats"),
+        bytes_max: 1 << 20,
+    };
+    let named = |mut files: Vec<FileRef>, digest: &str| {
+        files.iter_mut().for_each(|file| file.digest = digest.to_owned());
+        files
+    };
+    let (model, adapter) = (tiny::model(), tiny::adapter(1, true));
+    let session = |digest: &str| {
+        let options = LoadOptions {
+            kv_cache_type: Some(KvCacheType::F16),
+            ..LoadOptions::default()
+        };
+        let mut session = load_keeping(named(files(model.path()), digest), options, Some(place.clone())).unwrap();
+        session.adapter("one", named(files(adapter.path()), "adapter")).unwrap();
+        session
+    };
+    let unload = |Session { mut serve, model, .. }: Session| serve.unload(model);
+    let mut random = Random(4);
+    let prompt = random.tokens(150);
+    let ask = |session: &mut Session, adapter: Option<&str>| {
+        let mut request = of(prompt.clone(), 20);
+        request.adapter = adapter.map(str::to_owned);
+        session.run(request)
+    };
+    let mut first = session("one");
+    let (base, adapted) = (ask(&mut first, None), ask(&mut first, Some("one")));
+    unload(first);
+    let mut second = session("one");
+    for (adapter, before) in [(Some("one"), &adapted), (None, &base)] {
+        let found = ask(&mut second, adapter);
+        assert_eq!(found.started.cached_tokens, 149);
+        assert_eq!(found.ids, before.ids);
+    }
+    assert_eq!(second.model.account_fault(), None);
+    unload(second);
+    let mut other = session("another");
+    assert_eq!(ask(&mut other, None).started.cached_tokens, 0);
+    drop(other);
+    // The last page of the file.
+    let mut bytes = std::fs::read(&place.path).unwrap();
+    let n_bytes = bytes.len();
+    bytes[n_bytes - 100] ^= 1;
+    std::fs::write(&place.path, bytes).unwrap();
+    let mut damaged = session("one");
+    for (adapter, before) in [(Some("one"), &adapted), (None, &base)] {
+        assert_eq!(ask(&mut damaged, adapter).ids, before.ids);
+    }
+    assert_eq!(damaged.model.account_fault(), None);
 }

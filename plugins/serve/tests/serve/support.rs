@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use witness_diagnostics::Diagnostic;
 use witness_plugin_protocol::{
-    AdapterSpec, Alternative, Done, FileRef, GenerateRequest, LoadAdapterReply, LoadAdapterRequest, LoadOptions,
-    LoadReply, LoadRequest, Message, ModelSpec, Prompt, SamplingOptions, Started,
+    AdapterSpec, Alternative, ChatsFile, Done, FileRef, GenerateRequest, LoadAdapterReply, LoadAdapterRequest,
+    LoadOptions, LoadReply, LoadRequest, Message, ModelSpec, Prompt, SamplingOptions, Started,
 };
 use witness_plugin_sdk::{Init, Serve, ServeEvent};
 use witness_plugin_serve::{CpuServe, Loaded};
@@ -104,10 +104,20 @@ pub(crate) fn chat(turns: &[(&str, &str)]) -> Prompt {
 }
 
 pub(crate) fn load(files: Vec<FileRef>, options: LoadOptions) -> Result<Session, Diagnostic> {
+    load_keeping(files, options, None)
+}
+
+/// As [`load`], with a place to keep chats.
+pub(crate) fn load_keeping(
+    files: Vec<FileRef>,
+    options: LoadOptions,
+    chats: Option<ChatsFile>,
+) -> Result<Session, Diagnostic> {
     let mut serve = CpuServe::init(&Init::default())?;
     let (model, reply) = serve.load(LoadRequest {
         model: ModelSpec { files },
         options,
+        chats,
     })?;
     Ok(Session {
         serve,

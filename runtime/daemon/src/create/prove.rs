@@ -34,6 +34,7 @@ pub(super) async fn adapters(
             name: order.name.display_short(),
             ..Label::default()
         },
+        chats: None,
         lease: lease_of(app, &order.base.files),
     };
     say(lines, "loading model to check its adapters").await;

@@ -196,6 +196,7 @@ impl Actor {
         let load_request = LoadRequest {
             model: want.model.clone(),
             options: want.options,
+            chats: want.chats.clone(),
         };
         let (architecture, label, lease) = (want.architecture.clone(), want.label.clone(), want.lease.clone());
         let (engine, sender) = (Arc::clone(&self.engine), self.sender.clone());

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::{mpsc, oneshot};
 use witness_diagnostics::Diagnostic;
-use witness_plugin_protocol::{LoadOptions, ModelSpec};
+use witness_plugin_protocol::{ChatsFile, LoadOptions, ModelSpec};
 use witness_registry::{Digest, Lease, Registry};
 use witness_scheduler::{Demand, LoadId, LoadView, RequestId, Scheduler};
 
@@ -24,6 +24,8 @@ pub(crate) struct Want {
     pub(crate) options: LoadOptions,
     pub(crate) architecture: String,
     pub(crate) label: Label,
+    /// Where its chats are kept while it is not loaded.
+    pub(crate) chats: Option<ChatsFile>,
     /// Keeps the files of the base.
     pub(crate) lease: Lease,
 }

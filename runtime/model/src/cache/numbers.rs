@@ -117,6 +117,48 @@ impl Numbers {
         }
     }
 
+    /// Appends all numbers as they are stored, little-endian.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Numbers::F32(numbers) => out.extend(numbers.iter().flat_map(|number| number.to_le_bytes())),
+            Numbers::F16(numbers) => out.extend(numbers.iter().flat_map(|number| number.to_le_bytes())),
+            Numbers::Q8 { codes, scales } => {
+                out.extend(codes.iter().flat_map(|code| code.to_le_bytes()));
+                out.extend(scales.iter().flat_map(|scale| scale.to_le_bytes()));
+            }
+        }
+    }
+
+    /// Takes over what [`Numbers::write`] wrote; returns what follows, nothing where there is too little.
+    pub(super) fn read<'a>(&mut self, mut bytes: &'a [u8]) -> Option<&'a [u8]> {
+        match self {
+            Numbers::F32(numbers) => {
+                let (words, _) = bytes.split_off(..4 * numbers.len())?.as_chunks();
+                numbers
+                    .iter_mut()
+                    .zip(words)
+                    .for_each(|(number, word)| *number = f32::from_le_bytes(*word));
+            }
+            Numbers::F16(numbers) => {
+                let (words, _) = bytes.split_off(..2 * numbers.len())?.as_chunks();
+                numbers
+                    .iter_mut()
+                    .zip(words)
+                    .for_each(|(number, word)| *number = f16::from_le_bytes(*word));
+            }
+            Numbers::Q8 { codes, scales } => {
+                let words = bytes.split_off(..codes.len())?;
+                codes.iter_mut().zip(words).for_each(|(code, byte)| *code = *byte as i8);
+                let (words, _) = bytes.split_off(..2 * scales.len())?.as_chunks();
+                scales
+                    .iter_mut()
+                    .zip(words)
+                    .for_each(|(scale, word)| *scale = f16::from_le_bytes(*word));
+            }
+        }
+        Some(bytes)
+    }
+
     /// Writes the vector of `token` in a place.
     pub(super) fn put(&mut self, place: usize, order: Order, token: usize, vector: &[f32]) {
         let len = vector.len();

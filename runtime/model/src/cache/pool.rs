@@ -109,6 +109,22 @@ impl KvPool {
         self.state().returned = Vec::new();
     }
 
+    /// Lends a page that holds what [`KvPage::to_bytes`] gave, of a pool of the same shape and type.
+    ///
+    /// # Errors
+    /// There are more or fewer bytes than a page has, or no page is left.
+    pub fn read(self: &Arc<Self>, bytes: &[u8]) -> Result<KvPage> {
+        let mut page = self.take()?;
+        let rest = page.exclusive().and_then(|page| {
+            let rest = page.keys.read(bytes)?;
+            page.values.read(rest)
+        });
+        match rest {
+            Some([]) => Ok(page),
+            _ => Err(ModelError::Batch("a page of another length")),
+        }
+    }
+
     /// Lends a page; what it holds means nothing.
     pub(super) fn take(self: &Arc<Self>) -> Result<KvPage> {
         let returned = {
@@ -153,6 +169,16 @@ impl KvPage {
     /// Says whether two are the same page.
     pub fn is_same(&self, other: &KvPage) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Returns what it holds, to be kept elsewhere.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.0.pool.page_bytes());
+        if let Some(page) = self.page() {
+            page.keys.write(&mut bytes);
+            page.values.write(&mut bytes);
+        }
+        bytes
     }
 
     pub(super) fn page(&self) -> Option<&Page> {

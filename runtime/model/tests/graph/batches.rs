@@ -237,6 +237,27 @@ fn shared_pages_are_copied_by_who_writes() {
     }
 }
 
+/// Pages that were written out and read again hold what they held.
+#[test]
+fn pages_come_back_from_bytes() {
+    let model = Spec::default().build().load();
+    let tokens = Random::new(9).tokens(120, 50);
+    for kind in KvType::ALL {
+        let pool = model.new_pool(kind, 8);
+        let mut first = pool.cache(200);
+        run(&model, &tokens[..100], &mut first, None);
+        let bytes: Vec<Vec<u8>> = first.pages().iter().map(|page| page.to_bytes()).collect();
+        assert!(bytes.iter().all(|bytes| bytes.len() == pool.page_bytes()));
+        let expected = run(&model, &tokens[100..], &mut first, None);
+        let pages = bytes.iter().map(|bytes| pool.read(bytes).unwrap()).collect();
+        let mut second = pool.resume(pages, 100, 200);
+        assert_eq!(run(&model, &tokens[100..], &mut second, None), expected);
+        assert!(pool.read(&bytes[0][1..]).is_err() && pool.read(&[&bytes[0][..], &[0]].concat()).is_err());
+        drop((first, second));
+        assert_eq!(pool.n_lent(), 0);
+    }
+}
+
 /// A pool that is used up refuses, changes nothing, and goes on when somebody lets go.
 #[test]
 fn a_pool_that_is_used_up_refuses() {

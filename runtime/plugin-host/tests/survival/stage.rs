@@ -94,6 +94,7 @@ impl Stage {
         LoadRequest {
             model: self.files(),
             options: LoadOptions::default(),
+            chats: None,
         }
     }
 
