@@ -5,7 +5,8 @@
 //! head belongs to a superblock (32 columns, or 256 for the K types and IQ4_XS) and holds scales; every field of it is 16 entries, one a row. Codes belong to a
 //! block of 32 columns.
 //!
-//! Codes are cut into vectors of 64 bytes: 16 rows times 4 neighbouring columns, the unit in which `vpdpbusd` and its kin add four products into a lane of 32 bits.
+//! Codes are cut into vectors of 64 bytes: 16 rows times 4 neighbouring columns, the unit in which `vpdpbusd` and its kin add four products into a lane of 32 bits,
+//! and a row of the second factor of `tdpbssd`, of which a block is eight.
 //! With `k` the number of such a group of 4 columns (0 to 7 in a block):
 //!
 //! | part | vectors | bits of a byte |
