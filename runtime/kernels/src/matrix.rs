@@ -199,9 +199,11 @@ impl PackedMatrix {
         let n_tiles = self.n_rows.div_ceil(TILE_ROWS);
         let per_thread = n_tiles.div_ceil(pool.n_threads() * TASKS_PER_THREAD);
         let tile_bytes = self.format.tile_bytes(self.n_columns / BLOCK);
-        let per_task = match n_tokens {
-            1 => per_thread,
-            _ => per_thread.min(CHUNK_BYTES / tile_bytes),
+        let is_tiled = kernel.tiles().is_some() && n_tokens >= TILED_TOKENS;
+        // One token goes through the weights once, and the tile unit through the tokens once for all tiles of a task; else tiles stay in a cache.
+        let per_task = match n_tokens == 1 || is_tiled {
+            true => per_thread,
+            false => per_thread.min(CHUNK_BYTES / tile_bytes),
         };
         let per_task = per_task.max(1);
         let output = Output::new(y, n_tokens, self.n_rows);
