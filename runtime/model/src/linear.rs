@@ -205,3 +205,48 @@ impl Linear for Quantized {
         self.weight.packed_bytes().len() as u64 + bias_bytes(self.bias.as_ref())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use witness_formats::gguf::GgmlType;
+
+    use super::*;
+
+    /// Within the rounding of a scale.
+    fn close(found: &[f32], wanted: &[f32]) -> bool {
+        found.len() == wanted.len() && found.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-3)
+    }
+
+    /// Goal: an input is rounded once for all layers, and a part of it by itself; shapes that do not fit are errors.
+    #[test]
+    fn layers_share_an_input_and_refuse_what_does_not_fit() {
+        let pool = Pool::new(1);
+        let blocks: Vec<u8> = [[0x00, 0x3c].as_slice(), &[3; 32], &[0x00, 0x3c], &[1; 32]].concat();
+        let matrix = PackedMatrix::pack(GgmlType::Q8_0, 2, 32, &blocks, &pool).expect("two sound rows");
+        let quantized = Quantized {
+            weight: matrix,
+            bias: Some(vec![1.0, 2.0]),
+        };
+        let rows: Vec<f32> = (0..96).map(|at| (at / 32) as f32).collect();
+        let mut rounded = Activations::new();
+        let mut input = Input::new(&rows, 32, &mut rounded, &pool).expect("three rows");
+        let mut y = [0.0; 6];
+        for _ in 0..2 {
+            quantized.forward(&mut input, &mut y).expect("shapes that fit");
+            assert!(close(&y, &[1.0, 2.0, 97.0, 34.0, 193.0, 66.0]), "{y:?}");
+        }
+        let mut part = [0.0; 2];
+        quantized
+            .forward(&mut input.part(2..3), &mut part)
+            .expect("shapes that fit");
+        assert!(part == y[4..], "{part:?}");
+        quantized.forward(&mut input, &mut y).expect("shapes that fit");
+        assert!(close(&y[..4], &[1.0, 2.0, 97.0, 34.0]), "{y:?}");
+        assert!(quantized.forward(&mut input, &mut part).is_err());
+        let dense = linear(&Weight::of_numbers(vec![1.0; 64], &[2, 32]), None);
+        assert!(dense.forward(&mut input, &mut part).is_err());
+        dense.forward(&mut input, &mut y).expect("shapes that fit");
+        assert_eq!(y, [0.0, 0.0, 32.0, 32.0, 64.0, 64.0]);
+        assert!(Input::new(&rows[..95], 32, &mut rounded, &pool).is_err());
+    }
+}

@@ -1,4 +1,4 @@
-//! A fixed number of threads for all that a model computes: products of quantized weights on the kernels' own, the rest on rayon's.
+//! A fixed number of threads for all that a model computes: attention, and what callers compute beside a model, on rayon's, all else on the kernels' own.
 
 use std::sync::Arc;
 

@@ -318,3 +318,26 @@ impl Weight {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: 16 bits are taken only where every number comes back as it was.
+    #[test]
+    fn numbers_are_kept_in_the_fewest_bits_that_hold_them() {
+        let (small, fine, finest) = (
+            vec![1.0, -0.5, (1u128 << 100) as f32, 0.0],
+            vec![1.0, 1.0 + 1.0 / 1024.0],
+            vec![1.0, 0.1],
+        );
+        for (numbers, bytes) in [(small, 8), (fine, 4), (finest, 8)] {
+            let kept = Numbers::narrowest(numbers.clone());
+            assert_eq!((kept.bytes(), kept.len()), (bytes, numbers.len()));
+            let mut back = vec![0.0; numbers.len()];
+            kept.widen(0..numbers.len(), &mut back);
+            assert_eq!(back, numbers);
+            assert_eq!((0..numbers.len()).map(|at| kept.at(at)).collect::<Vec<_>>(), numbers);
+        }
+    }
+}
