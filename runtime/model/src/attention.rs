@@ -15,13 +15,17 @@
 //! Cost: `4 head_dim` operations for each pair of a query head and a position. One query reads a key and a value of each key head and position, and memory is the
 //! limit; a chunk of a prompt keeps a page in the first-level cache for 64 rows, and the multiplier is.
 
+#![expect(unsafe_code, reason = "tasks write disjoint parts of one output")]
+
+use std::cell::RefCell;
 use std::ops::Range;
 
 use pulp::Simd;
-use rayon::iter::{IntoParallelIterator, ParallelIterator};
+use witness_kernels::Pool;
 
 use crate::cache::{KvView, PAGE_TOKENS, Scratch};
 use crate::pointwise::exp;
+use crate::split::Shared;
 
 /// Rows of queries, over all heads that share a key head, that one task takes: with 64 numbers a head their sums are 16 KiB, beside 32 KiB of a page.
 const ROWS_PER_TASK: usize = 64;
@@ -45,72 +49,119 @@ pub struct HeadShape {
     pub window: Option<usize>,
 }
 
+/// The queries of one sequence.
+pub struct Ask<'a> {
+    /// `[n_queries, n_heads, head_dim]` f32, of the last `n_queries` positions of `view`.
+    pub queries: &'a [f32],
+    /// Keys and values.
+    pub view: KvView<'a>,
+}
+
 /// Some queries of the heads that share a key head.
 struct Task {
     kv_head: usize,
     queries: Range<usize>,
 }
 
-/// Computes attention for `queries`, `[n_queries, n_heads, head_dim]` f32, which sit at the last `n_queries` positions of `view`.
-/// Returns the same shape.
-pub fn attend(shape: HeadShape, queries: &[f32], view: &KvView<'_>) -> Vec<f32> {
-    let row = shape.n_heads * shape.head_dim;
-    let n_queries = queries.len() / row;
-    let group = shape.n_heads / shape.n_kv_heads;
-    let step = (ROWS_PER_TASK / group).max(1);
-    let mut tasks = Vec::with_capacity(shape.n_kv_heads * n_queries.div_ceil(step));
-    for kv_head in 0..shape.n_kv_heads {
-        for start in (0..n_queries).step_by(step) {
-            let queries = start..(start + step).min(n_queries);
-            tasks.push(Task { kv_head, queries });
+/// How the queries of a sequence are cut into tasks.
+#[derive(Clone, Copy)]
+struct Cut {
+    n_queries: usize,
+    /// Queries of a task.
+    step: usize,
+    n_kv_heads: usize,
+}
+
+impl Cut {
+    fn of(shape: HeadShape, ask: &Ask<'_>) -> Cut {
+        let group = shape.n_heads / shape.n_kv_heads;
+        Cut {
+            n_queries: ask.queries.len() / (shape.n_heads * shape.head_dim),
+            step: (ROWS_PER_TASK / group).max(1),
+            n_kv_heads: shape.n_kv_heads,
         }
     }
-    let arch = pulp::Arch::new();
-    let mixed: Vec<(Task, Vec<f32>)> = tasks
-        .into_par_iter()
-        .map(|task| {
-            let out = arch.dispatch(Work {
-                shape,
-                task: &task,
-                queries,
-                view,
-            });
-            (task, out)
-        })
-        .collect();
-    let mut out = vec![0.0; queries.len()];
-    for (task, mixed) in mixed {
-        // Rows lie as queries, and within a query as heads: what one query's heads give is one run on both sides.
-        let run = group * shape.head_dim;
-        for (query, mixed) in task.queries.zip(mixed.chunks_exact(run)) {
-            let at = query * row + task.kv_head * run;
-            out[at..at + run].copy_from_slice(mixed);
+
+    fn n_tasks(self) -> usize {
+        self.n_kv_heads * self.n_queries.div_ceil(self.step)
+    }
+
+    fn task(self, index: usize) -> Task {
+        let start = index / self.n_kv_heads * self.step;
+        Task {
+            kv_head: index % self.n_kv_heads,
+            queries: start..(start + self.step).min(self.n_queries),
         }
     }
-    out
+}
+
+/// Memory of a task, kept by its thread.
+#[derive(Default)]
+struct Room {
+    scaled: Vec<f32>,
+    out: Vec<f32>,
+    max: Vec<f32>,
+    sum: Vec<f32>,
+    page: Scratch,
+}
+
+thread_local! {
+    static ROOM: RefCell<Room> = RefCell::default();
+}
+
+/// Computes attention for the queries of several sequences, all tasks of all of them shared out over the threads together. `out` is their results, each of the shape
+/// of its queries, one behind the other.
+///
+/// # Panics
+/// If `out` is shorter than that.
+pub fn attend(shape: HeadShape, asks: &[Ask<'_>], out: &mut [f32], pool: &Pool) {
+    let n_tasks = asks.iter().map(|ask| Cut::of(shape, ask).n_tasks()).sum();
+    let shared = Shared::new(out);
+    pool.run(n_tasks, |index| {
+        let (mut index, mut at) = (index, 0);
+        for ask in asks {
+            let cut = Cut::of(shape, ask);
+            if index < cut.n_tasks() {
+                let work = Work {
+                    shape,
+                    task: cut.task(index),
+                    ask,
+                    out: shared.behind(at),
+                };
+                return ROOM.with_borrow_mut(|room| pulp::Arch::new().dispatch(InRoom(work, room)));
+            }
+            index -= cut.n_tasks();
+            at += ask.queries.len();
+        }
+    });
 }
 
 fn first_visible(position: usize, window: Option<usize>) -> usize {
     window.map_or(0, |window| (position + 1).saturating_sub(window))
 }
 
-/// One task with everything that it reads.
+/// One task with everything that it reads, and where its results go.
 struct Work<'a> {
     shape: HeadShape,
-    task: &'a Task,
-    queries: &'a [f32],
-    view: &'a KvView<'a>,
+    task: Task,
+    ask: &'a Ask<'a>,
+    /// Of all queries of the sequence.
+    out: Shared<'a>,
 }
 
-impl pulp::WithSimd for Work<'_> {
-    type Output = Vec<f32>;
+/// A task on the memory of its thread.
+struct InRoom<'a>(Work<'a>, &'a mut Room);
+
+impl pulp::WithSimd for InRoom<'_> {
+    type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
+    fn with_simd<S: Simd>(self, simd: S) {
+        let InRoom(work, room) = self;
         // One row alone would be multiplied four times.
-        match self.n_rows() {
-            1 => self.run::<S, 1>(simd),
-            _ => self.run::<S, TILE>(simd),
+        match work.n_rows() {
+            1 => work.run::<S, 1>(simd, room),
+            _ => work.run::<S, TILE>(simd, room),
         }
     }
 }
@@ -124,22 +175,33 @@ impl Work<'_> {
         self.task.queries.len() * self.group()
     }
 
-    /// Returns `[n_rows, head_dim]`, rows by query and then by head.
+    /// Computes `[n_rows, head_dim]`, rows by query and then by head.
     #[inline(always)]
-    fn run<S: Simd, const T: usize>(&self, simd: S) -> Vec<f32> {
+    fn run<S: Simd, const T: usize>(&self, simd: S, room: &mut Room) {
         let HeadShape { head_dim, window, .. } = self.shape;
         let (group, n_rows) = (self.group(), self.n_rows());
         let n_padded = n_rows.next_multiple_of(T);
-        let scaled = self.scaled_queries(n_padded);
-        let mut out = vec![0.0f32; n_padded * head_dim];
-        let mut max = vec![f32::NEG_INFINITY; n_padded];
-        let mut sum = vec![0.0f32; n_padded];
-        let n_queries = self.queries.len() / (self.shape.n_heads * head_dim);
-        let first_position = self.view.len() - n_queries + self.task.queries.start;
+        let Room {
+            scaled,
+            out,
+            max,
+            sum,
+            page: scratch,
+        } = room;
+        self.scale_queries(n_padded, scaled);
+        let start = |numbers: &mut Vec<f32>, len: usize, value: f32| {
+            numbers.clear();
+            numbers.resize(len, value);
+        };
+        start(out, n_padded * head_dim, 0.0);
+        start(max, n_padded, f32::NEG_INFINITY);
+        start(sum, n_padded, 0.0);
+        let view = &self.ask.view;
+        let n_queries = self.ask.queries.len() / (self.shape.n_heads * head_dim);
+        let first_position = view.len() - n_queries + self.task.queries.start;
         let last_position = first_position + self.task.queries.len() - 1;
-        let mut scratch = Scratch::default();
         for page in first_visible(first_position, window) / PAGE_TOKENS..last_position / PAGE_TOKENS + 1 {
-            let (keys, values) = self.view.page(self.task.kv_head, page, &mut scratch);
+            let (keys, values) = view.page(self.task.kv_head, page, scratch);
             for tile in (0..n_padded).step_by(T) {
                 let seen: [Range<usize>; T] = std::array::from_fn(|index| match tile + index {
                     row if row < n_rows => seen(first_position + row / group, window, page),
@@ -159,25 +221,29 @@ impl Work<'_> {
                 mix::<S, T>(simd, &weights, first..end, values, &shrink, &mut out[rows]);
             }
         }
-        for (out, sum) in out.chunks_exact_mut(head_dim).zip(&sum) {
+        for (out, sum) in out.chunks_exact_mut(head_dim).zip(&*sum) {
             out.iter_mut().for_each(|number| *number /= sum);
         }
-        out.truncate(n_rows * head_dim);
-        out
+        // Rows lie as queries, and within a query as heads: what one query's heads give is one run on both sides.
+        let run = group * head_dim;
+        for (query, mixed) in self.task.queries.clone().zip(out.chunks_exact(run)) {
+            let at = query * self.shape.n_heads * head_dim + self.task.kv_head * run;
+            // SAFETY: a pool calls each number once, and no two tasks have the same query and key head.
+            unsafe { self.out.part(at..at + run) }.copy_from_slice(mixed);
+        }
     }
 
-    /// Returns the task's queries over `sqrt(head_dim)`, and rows of nothing behind them.
-    fn scaled_queries(&self, n_padded: usize) -> Vec<f32> {
+    /// Writes the task's queries over `sqrt(head_dim)`, and rows of nothing behind them.
+    fn scale_queries(&self, n_padded: usize, scaled: &mut Vec<f32>) {
         let HeadShape { n_heads, head_dim, .. } = self.shape;
         let scale = 1.0 / (head_dim as f32).sqrt();
         let run = self.group() * head_dim;
-        let mut scaled = Vec::with_capacity(n_padded * head_dim);
+        scaled.clear();
         for query in self.task.queries.clone() {
             let at = query * n_heads * head_dim + self.task.kv_head * run;
-            scaled.extend(self.queries[at..at + run].iter().map(|number| number * scale));
+            scaled.extend(self.ask.queries[at..at + run].iter().map(|number| number * scale));
         }
         scaled.resize(n_padded * head_dim, 0.0);
-        scaled
     }
 }
 
@@ -320,6 +386,13 @@ mod tests {
     use super::*;
     use crate::cache::{KvCache, KvShape, KvType};
 
+    /// Attention of one sequence.
+    fn attend(shape: HeadShape, queries: &[f32], view: KvView<'_>) -> Vec<f32> {
+        let mut out = vec![0.0; queries.len()];
+        super::attend(shape, &[Ask { queries, view }], &mut out, &Pool::new(2));
+        out
+    }
+
     fn random(seed: u32) -> impl FnMut(usize) -> Vec<f32> {
         let mut state = seed;
         move |n| {
@@ -405,7 +478,7 @@ mod tests {
                     window,
                 };
                 let queries = random(n_tokens * n_heads * head_dim);
-                let all = attend(shape, &queries, &cache.view(1, n_tokens));
+                let all = attend(shape, &queries, cache.view(1, n_tokens));
                 let wanted = reference(shape, &queries, &keys, &values);
                 let off = all
                     .iter()
@@ -430,10 +503,52 @@ mod tests {
                     (1, 1),
                 ] {
                     let rows = (n_seen - n_queries) * width..n_seen * width;
-                    let some = attend(shape, &queries[rows.clone()], &cache.view(1, n_seen));
+                    let some = attend(shape, &queries[rows.clone()], cache.view(1, n_seen));
                     assert!(some == all[rows], "{shape:?}: {n_queries} queries of {n_seen}");
                 }
             }
+        }
+    }
+
+    /// Goal: several sequences together are each by itself, bit for bit, whatever their lengths.
+    #[test]
+    fn sequences_together_are_each_by_itself() {
+        let mut random = random(3);
+        let shape = HeadShape {
+            n_heads: 6,
+            n_kv_heads: 2,
+            head_dim: 20,
+            window: None,
+        };
+        let kv = KvShape {
+            n_layers: 1,
+            n_kv_heads: 2,
+            head_dim: 20,
+        };
+        let caches: Vec<(KvCache, Vec<f32>, usize)> = [(70, 70), (3, 1), (200, 1), (40, 25)]
+            .into_iter()
+            .map(|(n_tokens, n_queries)| {
+                let mut cache = KvCache::new(kv, KvType::F16, n_tokens);
+                cache.reserve(n_tokens).unwrap();
+                cache.write(0, &random(n_tokens * 40), &random(n_tokens * 40));
+                (cache, random(n_queries * 120), n_tokens)
+            })
+            .collect();
+        let alone: Vec<f32> = caches
+            .iter()
+            .flat_map(|(cache, queries, n_tokens)| attend(shape, queries, cache.view(0, *n_tokens)))
+            .collect();
+        let asks: Vec<Ask<'_>> = caches
+            .iter()
+            .map(|(cache, queries, n_tokens)| Ask {
+                queries,
+                view: cache.view(0, *n_tokens),
+            })
+            .collect();
+        for n_threads in [1, 3] {
+            let mut together = vec![0.0; alone.len()];
+            super::attend(shape, &asks, &mut together, &Pool::new(n_threads));
+            assert!(together == alone, "{n_threads} threads");
         }
     }
 
@@ -459,9 +574,9 @@ mod tests {
         keys[12..].fill(f32::NAN);
         cache.write(0, &keys, &keys);
         let query = [1.0f32; 4];
-        assert_eq!(attend(shape, &query, &cache.view(0, 3)), [0.5; 4]);
+        assert_eq!(attend(shape, &query, cache.view(0, 3)), [0.5; 4]);
         assert!(
-            attend(shape, &query, &cache.view(0, 4))
+            attend(shape, &query, cache.view(0, 4))
                 .iter()
                 .all(|number| number.is_nan())
         );

@@ -90,6 +90,29 @@ impl Model {
         self.bytes
     }
 
+    /// Returns the number of weights that each token of a prompt is multiplied with: those of the blocks' linear layers.
+    pub fn n_block_weights(&self) -> u64 {
+        let layers = self.blocks.iter().flat_map(|block| {
+            let Block {
+                query,
+                key,
+                value,
+                output,
+                gate,
+                up,
+                down,
+                ..
+            } = block;
+            [query, key, value, output, gate, up, down]
+        });
+        layers
+            .map(|linear| {
+                let (rows, columns) = linear.shape();
+                (rows * columns) as u64
+            })
+            .sum()
+    }
+
     /// Makes an empty cache for up to `capacity_tokens` positions, in f32 and on pages of its own.
     pub fn new_cache(&self, capacity_tokens: usize) -> KvCache {
         KvCache::new(self.config.kv_shape(), KvType::F32, capacity_tokens)

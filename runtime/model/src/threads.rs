@@ -1,4 +1,4 @@
-//! A fixed number of threads for all that a model computes: attention, and what callers compute beside a model, on rayon's, all else on the kernels' own.
+//! A fixed number of threads: the kernels' own for all that a model computes, and rayon's for what callers compute beside it.
 
 use std::sync::Arc;
 

@@ -80,13 +80,11 @@ fn of_a_step(n_layers: u64) -> usize {
     })
 }
 
-/// Goal: a few lists for the whole batch, however many layers there are; and what attention makes for itself, three lists for each sequence and four for each of
-/// the two key heads.
+/// Goal: a few lists for the whole batch, and one for each layer: whose attention is computed.
 #[test]
 fn a_step_of_generation_allocates_next_to_nothing() {
     for n_layers in [1, 9] {
         let found = of_a_step(n_layers);
-        let attention = n_layers as usize * 3 * (3 + 2 * 4);
-        assert!(found <= attention + 8, "{found} with {n_layers} layers");
+        assert!(found <= n_layers as usize + 8, "{found} with {n_layers} layers");
     }
 }

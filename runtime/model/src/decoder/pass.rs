@@ -5,7 +5,7 @@ use std::ops::Range;
 use witness_kernels::Pool;
 
 use super::{Model, SequenceStep};
-use crate::attention::{HeadShape, attend};
+use crate::attention::{Ask, HeadShape, attend};
 use crate::config::Config;
 use crate::error::Result;
 use crate::linear::{Input, Linear};
@@ -255,10 +255,12 @@ impl<'a> Pass<'a> {
             window: self.model.config.windows[layer],
         };
         let row = n_heads * head_dim;
-        for span in self.spans.iter().filter(|span| !span.rows.is_empty()) {
-            let view = batch[span.sequence].cache.view(layer, span.n_tokens);
-            mixed[span.of(row)].copy_from_slice(&attend(shape, &query[span.of(row)], &view));
-        }
+        let asks = self.spans.iter().filter(|span| !span.rows.is_empty()).map(|span| Ask {
+            queries: &query[span.of(row)],
+            view: batch[span.sequence].cache.view(layer, span.n_tokens),
+        });
+        // Rows of sequences follow each other without gaps.
+        attend(shape, &asks.collect::<Vec<_>>(), &mut mixed[..n_rows * row], self.pool);
         let mut input = Input::new(&mixed[..n_rows * row], row, rounded, self.pool)?;
         let branch = &mut branch[..n_rows * width];
         let targets = [target(at(Site::Output), &*block.output, branch)];
