@@ -197,7 +197,8 @@ worst hundredth of tokens; SAME TOP how often both think the same token the like
   witness bench llama:q4_k_m --threads 2 --vs ./llama-bench      beside llama.cpp, in turns
   witness bench llama:q4_k_m --json
 
-WEIGHTS is what one sequence reads of the weights a second: the memory's bandwidth is its limit. Nothing else should run meanwhile.")]
+WEIGHTS is what one sequence reads of the weights a second. OF LIMIT is the share of what this machine could do at most, as the last line says: answers
+are limited by reading memory, prompts by multiplying. Nothing else should run meanwhile.")]
     Bench(Bench),
     /// Weigh the columns of a model's matrices on a text, for a better small model
     #[command(after_help = "Examples:

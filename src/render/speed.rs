@@ -1,7 +1,7 @@
 //! How fast a model is, as a table. Pure.
 
 use serde_json::{Value, json};
-use witness_api::{Measured, SpeedCase, SpeedFound};
+use witness_api::{Measured, SpeedCase, SpeedFound, SpeedLimits};
 
 use super::table::Table;
 
@@ -11,6 +11,7 @@ pub(crate) struct Row {
     pub(crate) ours: Vec<f64>,
     pub(crate) peer: Vec<f64>,
     weights_bytes: u64,
+    limits: Option<SpeedLimits>,
 }
 
 impl Row {
@@ -21,6 +22,7 @@ impl Row {
             ours: self::found(found).to_vec(),
             peer: Vec::new(),
             weights_bytes: measured.weights_bytes,
+            limits: measured.limits.clone(),
         };
         measured.speed.iter().map(row).collect()
     }
@@ -51,6 +53,22 @@ impl Row {
         }
     }
 
+    /// Returns the share of what the machine could do at most: of reading memory where each token reads all weights, of multiplying where a prompt is read.
+    fn share(&self) -> Option<f64> {
+        let limits = self.limits.as_ref()?;
+        if self.case.seen.is_some() || self.case.parallel > 1 {
+            return None;
+        }
+        let (done, limit) = match self.case.generate {
+            0 => (
+                2.0 * limits.weights as f64 * median(&self.ours),
+                limits.operations_per_second,
+            ),
+            _ => (self.weights_per_second()?, limits.read_bytes_per_second),
+        };
+        (limit > 0.0).then(|| done / limit)
+    }
+
     /// Returns the bytes of weights that are read a second, where each token reads all of them.
     fn weights_per_second(&self) -> Option<f64> {
         (self.case.generate > 0 && self.case.parallel <= 1 && self.case.seen.is_none() && self.weights_bytes > 0)
@@ -70,8 +88,8 @@ pub(crate) fn found(found: &SpeedFound) -> &[f64] {
 pub(crate) fn table(rows: &[Row], width: Option<usize>) -> String {
     let has_peer = rows.iter().any(|row| !row.peer.is_empty());
     let mut table = match has_peer {
-        true => Table::new(["TEST", "TOKENS/S", "SPREAD", "WEIGHTS", "PEER", "RATIO"]),
-        false => Table::new(["TEST", "TOKENS/S", "SPREAD", "WEIGHTS"]),
+        true => Table::new(["TEST", "TOKENS/S", "SPREAD", "WEIGHTS", "OF LIMIT", "PEER", "RATIO"]),
+        false => Table::new(["TEST", "TOKENS/S", "SPREAD", "WEIGHTS", "OF LIMIT"]),
     };
     for row in rows {
         let weights = row.weights_per_second();
@@ -80,6 +98,9 @@ pub(crate) fn table(rows: &[Row], width: Option<usize>) -> String {
             Some(_) => format!("{} ms", number(median(&row.ours))),
             None => number(median(&row.ours)),
         };
+        let share = row
+            .share()
+            .map_or_else(|| "-".to_owned(), |share| format!("{:.0} %", 100.0 * share));
         let (name, spread) = (row.name(), spread(&row.ours));
         if has_peer {
             let peer = match row.peer.is_empty() {
@@ -87,12 +108,22 @@ pub(crate) fn table(rows: &[Row], width: Option<usize>) -> String {
                 false => number(median(&row.peer)),
             };
             let ratio = ratio(row).map_or_else(|| "-".to_owned(), |ratio| format!("x {ratio:.2}"));
-            table.row([name, ours, spread, weights, peer, ratio]);
+            table.row([name, ours, spread, weights, share, peer, ratio]);
         } else {
-            table.row([name, ours, spread, weights]);
+            table.row([name, ours, spread, weights, share]);
         }
     }
-    table.render(width)
+    let mut text = table.render(width);
+    if let Some(limits) = rows.first().and_then(|row| row.limits.as_ref()) {
+        text += &format!(
+            "\n{} on {} threads: this machine reads {:.1} GB/s and multiplies at {:.0} GOP/s\n",
+            limits.isa,
+            limits.threads,
+            limits.read_bytes_per_second / 1e9,
+            limits.operations_per_second / 1e9
+        );
+    }
+    text
 }
 
 /// Returns ours over the peer's, of the medians.
@@ -144,6 +175,13 @@ mod tests {
             ours: ours.to_vec(),
             peer: peer.to_vec(),
             weights_bytes: 800_000_000,
+            limits: Some(SpeedLimits {
+                isa: "avx512vnni".to_owned(),
+                threads: 2,
+                read_bytes_per_second: 40e9,
+                operations_per_second: 800e9,
+                weights: 1_000_000_000,
+            }),
         };
         let mut seen = row(512, 1, 1, &[31.0, 30.0, 32.0], &[]);
         seen.case.seen = Some(480);
@@ -154,11 +192,13 @@ mod tests {
             seen,
         ];
         insta::assert_snapshot!(table(&rows, None), @r"
-        TEST                              TOKENS/S   SPREAD   WEIGHTS     PEER   RATIO
-        read 512                          250        8 %      -           100    x 2.50
-        answer 64 behind 128              41.0       5 %      32.8 GB/s   26.0   x 1.58
-        answer 64 behind 128, 8 at once   120        -        -           -      -
-        first token of 512, 32 new        31.0 ms    6 %      -           -      -
+        TEST                              TOKENS/S   SPREAD   WEIGHTS     OF LIMIT   PEER   RATIO
+        read 512                          250        8 %      -           62 %       100    x 2.50
+        answer 64 behind 128              41.0       5 %      32.8 GB/s   82 %       26.0   x 1.58
+        answer 64 behind 128, 8 at once   120        -        -           -          -      -
+        first token of 512, 32 new        31.0 ms    6 %      -           -          -      -
+
+        avx512vnni on 2 threads: this machine reads 40.0 GB/s and multiplies at 800 GOP/s
         ");
     }
 }

@@ -139,6 +139,22 @@ pub struct SpeedFound {
     pub first_token_ms: Vec<f64>,
 }
 
+/// What a machine could do at most, with the threads and instructions that the model ran with.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SpeedLimits {
+    /// Name of the instructions.
+    pub isa: String,
+    /// Threads.
+    pub threads: u64,
+    /// Bytes that are read from memory a second.
+    pub read_bytes_per_second: f64,
+    /// Operations a second of what products of prompts are made of, two for each weight and token.
+    pub operations_per_second: f64,
+    /// Weights that a token of a prompt is multiplied with.
+    pub weights: u64,
+}
+
 /// A line of a measurement. The last one has `results`, or `failure`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -204,6 +220,9 @@ pub struct Measured {
     /// Bytes of weights that are read for each token; of a bench only.
     #[serde(skip_serializing_if = "is_zero")]
     pub weights_bytes: u64,
+    /// What the machine could do at most; of a bench only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<SpeedLimits>,
     /// The model's file where it is one; of a bench only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,

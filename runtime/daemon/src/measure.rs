@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use witness_api::{
     BenchRequest, Divergence, ImatrixRequest, MeasureLine, MeasureRequest, Measured, MeasuredModel, MeasuredText,
-    Progress, SpeedCase, SpeedFound, SuggestRequest,
+    Progress, SpeedCase, SpeedFound, SpeedLimits, SuggestRequest,
 };
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_plugin_protocol as protocol;
@@ -600,6 +600,7 @@ async fn run(
         tokens_per_second: reply.n_tokens as f64 / reply.seconds.max(f64::MIN_POSITIVE),
         speed: reply.speed.into_iter().map(speed_on_the_wire).collect(),
         weights_bytes: reply.weights_bytes,
+        limits: reply.limits.map(limits_on_the_wire),
         ..subject.known.clone()
     })
 }
@@ -629,6 +630,16 @@ fn speed_on_the_wire(found: protocol::SpeedFound) -> SpeedFound {
         },
         tokens_per_second: found.tokens_per_second,
         first_token_ms: found.first_token_ms,
+    }
+}
+
+fn limits_on_the_wire(limits: protocol::SpeedLimits) -> SpeedLimits {
+    SpeedLimits {
+        isa: limits.isa,
+        threads: limits.n_threads,
+        read_bytes_per_second: limits.read_bytes_per_second,
+        operations_per_second: limits.operations_per_second,
+        weights: limits.n_weights,
     }
 }
 

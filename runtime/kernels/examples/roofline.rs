@@ -2,20 +2,14 @@
 //!
 //! The limits: bytes a second that all cores read from memory, and operations a second of dot products of bytes and of f32 whose factors are in registers. Then, for
 //! each type and each matrix of a model of 1B parameters: one token (bytes a second of weights, as a share of the first limit) and 512 tokens (two operations a
-//! weight and token, as a share of the second, which tiles may pass; of the third for f16, bf16 and f32). `THREADS` and `WITNESS_ISA` hold it to fewer of either. Numbers are the best of several runs: what the machine can do, not what
-//! its neighbours leave.
-#![expect(
-    unsafe_code,
-    reason = "the limit of the integer units is measured with their instructions"
-)]
-
+//! weight and token, as a share of the second, which tiles may pass; of the third for f16, bf16 and f32). `THREADS` and `WITNESS_ISA`
+//! hold it to fewer of either. Numbers are the best of several runs: what the machine can do, not what its neighbours leave.
 use std::hint::black_box;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use witness_formats::gguf::GgmlType;
-use witness_kernels::{Activations, Buffer, Isa, KernelError, PackedMatrix, PlainMatrix, Pool, is_plain};
+use witness_kernels::{Activations, Buffer, Isa, KernelError, PackedMatrix, PlainMatrix, Pool, is_plain, limits};
 
 const SHAPES: [(usize, usize); 4] = [(2_048, 2_048), (8_192, 2_048), (2_048, 8_192), (128_256, 2_048)];
 const TYPES: [GgmlType; 8] = [
@@ -43,11 +37,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .and_then(|n| n.parse().ok())
         .unwrap_or(n_cores);
     let pool = Pool::new(n_threads);
+    let memory = limits::Memory::new()?;
     let limits = Limits {
-        bandwidth: bandwidth(&pool)?,
-        bytes: peak(&pool, dots),
-        floats: peak(&pool, fmas),
+        bandwidth: best(6, || memory.read(&pool)),
+        bytes: best(10, || limits::dot_bytes(&pool)),
+        floats: best(10, || limits::multiply_floats(&pool)),
     };
+    drop(memory);
     println!(
         "{} with {n_threads} threads: reads {:.1} GB/s, multiplies bytes at {:.0} GOP/s and f32 at {:.0}",
         Isa::current().name(),
@@ -172,184 +168,11 @@ fn measure(
     Ok(())
 }
 
-/// Bytes a second that all threads read together, in GB/s.
-fn bandwidth(pool: &Pool) -> Result<f64, Box<dyn std::error::Error>> {
-    const CHUNK: usize = 1 << 20;
-    let mut buffer = Buffer::zeroed(BYTES)?;
-    buffer.as_mut_slice().fill(1);
-    let bytes = buffer.as_slice();
-    let mut best = f64::INFINITY;
-    for _ in 0..6 {
+/// Returns how much of `work` is done a second, in thousands of millions: the best of several runs.
+fn best(runs: usize, work: impl Fn() -> u64) -> f64 {
+    let speeds = (0..runs).map(|_| {
         let start = Instant::now();
-        pool.run(BYTES / CHUNK, |index| {
-            let (lines, _) = bytes[index * CHUNK..][..CHUNK].as_chunks::<64>();
-            let mut sums = [0u64; 8];
-            for line in lines {
-                ask_ahead(line);
-                for (sum, word) in sums.iter_mut().zip(line.as_chunks::<8>().0) {
-                    *sum = sum.wrapping_add(u64::from_ne_bytes(*word));
-                }
-            }
-            black_box(sums);
-        });
-        best = best.min(start.elapsed().as_secs_f64());
-    }
-    Ok(BYTES as f64 / best / 1e9)
-}
-
-/// Asks for memory some way behind a line, where the processor can be asked: the limit is what memory delivers, not how far it looks ahead by itself.
-#[cfg(target_arch = "x86_64")]
-fn ask_ahead(line: &[u8; 64]) {
-    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-    // SAFETY: any address may be asked for; SSE is part of the architecture.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(8_192).cast()) };
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn ask_ahead(_: &[u8; 64]) {}
-
-/// Operations a second (multiplications and additions) of rounds of `work`, which returns how many one of them has, in GOP/s.
-fn peak(pool: &Pool, work: impl Fn(usize) -> usize + Sync) -> f64 {
-    const TASKS: usize = 64;
-    const ROUNDS: usize = 200_000;
-    let mut best = f64::INFINITY;
-    let per_round = AtomicUsize::new(0);
-    for _ in 0..5 {
-        let start = Instant::now();
-        pool.run(TASKS, |_| per_round.store(work(ROUNDS), Ordering::Relaxed));
-        best = best.min(start.elapsed().as_secs_f64());
-    }
-    (TASKS * ROUNDS * per_round.into_inner()) as f64 / best / 1e9
-}
-
-/// As [`dots`], of f32.
-#[cfg(target_arch = "x86_64")]
-fn fmas(rounds: usize) -> usize {
-    // SAFETY: the names are those of instructions that were detected.
-    unsafe {
-        match Isa::current().name() {
-            "avx512" | "avx512vnni" | "amx" => fmas_avx512(rounds),
-            "avx2" => fmas_avx2(rounds),
-            _ => fmas_plain(rounds),
-        }
-    }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn fmas(rounds: usize) -> usize {
-    fmas_plain(rounds)
-}
-
-/// Twelve sums of 16 at a time.
-#[inline(always)]
-fn fmas_plain(rounds: usize) -> usize {
-    let (a, b) = (black_box([0.5_f32; 16]), black_box([1.5_f32; 16]));
-    let mut sums = [[0.0_f32; 16]; 12];
-    for _ in 0..rounds {
-        for sums in &mut sums {
-            for lane in 0..16 {
-                sums[lane] = a[lane].mul_add(b[lane], sums[lane]);
-            }
-        }
-    }
-    black_box(sums);
-    2 * 12 * 16
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-fn fmas_avx512(rounds: usize) -> usize {
-    use std::arch::x86_64::*;
-    let (a, b) = (black_box(_mm512_set1_ps(0.5)), black_box(_mm512_set1_ps(1.5)));
-    let mut sums = [_mm512_setzero_ps(); 12];
-    for _ in 0..rounds {
-        for sum in &mut sums {
-            *sum = _mm512_fmadd_ps(a, b, *sum);
-        }
-    }
-    black_box(sums);
-    2 * 12 * 16
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-fn fmas_avx2(rounds: usize) -> usize {
-    use std::arch::x86_64::*;
-    let (a, b) = (black_box(_mm256_set1_ps(0.5)), black_box(_mm256_set1_ps(1.5)));
-    let mut sums = [_mm256_setzero_ps(); 12];
-    for _ in 0..rounds {
-        for sum in &mut sums {
-            *sum = _mm256_fmadd_ps(a, b, *sum);
-        }
-    }
-    black_box(sums);
-    2 * 12 * 8
-}
-
-/// Runs so many rounds of dot products of bytes and returns the operations of one.
-#[cfg(target_arch = "x86_64")]
-fn dots(rounds: usize) -> usize {
-    // SAFETY: the names are those of instructions that were detected.
-    unsafe {
-        match Isa::current().name() {
-            // Tiles are held to the limit of the dot products, which they may pass.
-            "avx512vnni" | "amx" => dots_vnni(rounds),
-            "avx2" | "avx512" => dots_avx2(rounds),
-            _ => dots_plain(rounds),
-        }
-    }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn dots(rounds: usize) -> usize {
-    dots_plain(rounds)
-}
-
-fn dots_plain(rounds: usize) -> usize {
-    let (a, b) = (black_box([3i8; 64]), black_box([5i8; 64]));
-    let mut sum = 0;
-    for _ in 0..rounds {
-        let products = black_box(&a).iter().zip(&b).map(|(a, b)| i32::from(*a) * i32::from(*b));
-        sum += products.sum::<i32>();
-    }
-    black_box(sum);
-    2 * 64
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512vnni")]
-fn dots_vnni(rounds: usize) -> usize {
-    use std::arch::x86_64::*;
-    let (a, b) = (black_box(_mm512_set1_epi8(3)), black_box(_mm512_set1_epi8(5)));
-    let mut sums = [_mm512_setzero_si512(); 12];
-    for _ in 0..rounds {
-        for sum in &mut sums {
-            *sum = _mm512_dpbusd_epi32(*sum, a, b);
-        }
-    }
-    black_box(sums);
-    12 * 64 * 2
-}
-
-/// Codes of 4 bits: eight sums of two in 16 bits before they are widened.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn dots_avx2(rounds: usize) -> usize {
-    use std::arch::x86_64::*;
-    let ones = _mm256_set1_epi16(1);
-    let (a, b) = ([_mm256_set1_epi8(3); 4], [_mm256_set1_epi8(5); 8]);
-    let mut sums = [_mm256_setzero_si256(); 4];
-    for _ in 0..rounds {
-        // Read anew each time, so that no product is taken out of the loop.
-        let (a, b) = (black_box(&a), black_box(&b));
-        for (sum, a) in sums.iter_mut().zip(a) {
-            let mut narrow = _mm256_maddubs_epi16(*a, b[0]);
-            for b in &b[1..] {
-                narrow = _mm256_add_epi16(narrow, _mm256_maddubs_epi16(*a, *b));
-            }
-            *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(narrow, ones));
-        }
-    }
-    black_box(sums);
-    4 * 8 * 32 * 2
+        work() as f64 / start.elapsed().as_secs_f64() / 1e9
+    });
+    speeds.fold(0.0, f64::max)
 }

@@ -40,6 +40,7 @@ mod error;
 mod format;
 mod isa;
 mod lanes;
+pub mod limits;
 mod matrix;
 mod memory;
 mod output;

@@ -19,7 +19,7 @@ pub use descriptor::{Descriptor, FormatRule, Role};
 pub use generate::{Alternative, Done, DoneReason, GenerateRequest, Message, Prompt, Started, ToolCall, ToolFunction};
 pub use measure::{
     Divergence, MeasureEvent, MeasurePlan, MeasureReply, MeasureRequest, MeasureTask, MeasuredText, SpeedCase,
-    SpeedFound,
+    SpeedFound, SpeedLimits,
 };
 pub use model::{
     AdapterCheck, AdapterInfo, AdapterSpec, ChatsFile, FileRef, InspectReply, InspectRequest, LoadAdapterReply,

@@ -173,8 +173,27 @@ pub struct MeasureReply {
     pub speed: Vec<SpeedFound>,
     /// Bytes of weights that are read for each token; 0 but for `Speed`.
     pub weights_bytes: u64,
+    /// What the machine could do at most; of `Speed` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<SpeedLimits>,
     /// Version of the plugin.
     pub plugin_version: String,
+}
+
+/// What a machine could do at most, with the threads and instructions that the model ran with: measured beside it, the best of several runs.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SpeedLimits {
+    /// Name of the instructions.
+    pub isa: String,
+    /// Threads.
+    pub n_threads: u64,
+    /// Bytes that are read from memory a second: the limit of answers.
+    pub read_bytes_per_second: f64,
+    /// Operations a second of what the prompts' products are made of, two for each weight and token: the limit of reading prompts.
+    pub operations_per_second: f64,
+    /// Weights that a token of a prompt is multiplied with.
+    pub n_weights: u64,
 }
 
 /// How far a model's probabilities are from a reference's, over the tokens that were scored. Divergences are Kullback and Leibler's from the reference, in nats.

@@ -5,9 +5,10 @@
 use std::time::{Duration, Instant};
 
 use witness_diagnostics::Diagnostic;
+use witness_kernels::{Isa, KernelError, Pool, limits};
 use witness_model::Adapter;
 use witness_plugin_protocol::{
-    GenerateRequest, MeasureEvent, MeasureReply, Prompt, SamplingOptions, SpeedCase, SpeedFound,
+    GenerateRequest, MeasureEvent, MeasureReply, Prompt, SamplingOptions, SpeedCase, SpeedFound, SpeedLimits,
 };
 use witness_plugin_sdk::ServeEvent;
 
@@ -15,6 +16,9 @@ use super::{Watch, stop_if_asked};
 use crate::engine::{Advance, State};
 use crate::model::Loaded;
 use crate::step::CHUNK_TOKENS;
+
+/// How often a limit is measured.
+const LIMIT_RUNS: usize = 5;
 
 /// Runs every case `n_repeats` times, one case after the other each time, so that what disturbs the machine disturbs all of them.
 pub(super) fn run(
@@ -70,8 +74,42 @@ pub(super) fn run(
     Ok(MeasureReply {
         speed: found,
         weights_bytes: loaded.engine.bytes(),
+        limits: limits(loaded)?,
         ..MeasureReply::default()
     })
+}
+
+/// Measures what the machine could do at most with this model's threads; nothing for an engine that is not ours. The limit of products is that of the type which
+/// most weights have.
+fn limits(loaded: &Loaded) -> Result<Option<SpeedLimits>, Diagnostic> {
+    let Some(graph) = loaded.graph() else {
+        return Ok(None);
+    };
+    let is_plain = matches!(loaded.info().quantization.as_str(), "F32" | "F16" | "BF16");
+    let measured = loaded.on_threads(|| {
+        let pool = Pool::current();
+        let memory = limits::Memory::new()?;
+        Ok::<_, KernelError>(SpeedLimits {
+            isa: Isa::current().name().to_owned(),
+            n_threads: pool.n_threads() as u64,
+            read_bytes_per_second: best(|| memory.read(&pool)),
+            operations_per_second: match is_plain {
+                true => best(|| limits::multiply_floats(&pool)),
+                false => best(|| limits::dot_bytes(&pool)),
+            },
+            n_weights: graph.n_block_weights(),
+        })
+    });
+    Ok(Some(measured?))
+}
+
+/// Returns how much of `work` is done a second: the best of several runs.
+fn best(work: impl Fn() -> u64) -> f64 {
+    let speeds = (0..LIMIT_RUNS).map(|_| {
+        let begun = Instant::now();
+        work() as f64 / begun.elapsed().as_secs_f64()
+    });
+    speeds.fold(0.0, f64::max)
 }
 
 /// Returns the tokens a second of one case: of the answers where some are generated, else of the prompts.
