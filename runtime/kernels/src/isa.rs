@@ -93,6 +93,16 @@ impl Isa {
         found.map_or("scalar", |(_, name)| name)
     }
 
+    /// Returns the bits of the vectors that it computes numbers of f32 with; 0 where they are left to the compiler.
+    pub fn vector_bits(self) -> usize {
+        match self.0 {
+            Level::Scalar => 0,
+            Level::Avx2 => 256,
+            Level::Avx512 | Level::Avx512Vnni | Level::Amx => 512,
+            Level::DotProd => 128,
+        }
+    }
+
     pub(crate) fn level(self) -> Level {
         self.0
     }

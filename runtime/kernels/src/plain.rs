@@ -22,13 +22,12 @@ mod tests;
 use std::ops::Range;
 use std::sync::Arc;
 
-use half::{bf16, f16};
 use witness_formats::gguf::GgmlType;
 
 use crate::error::{KernelError, Result};
 use crate::isa::Isa;
 use crate::matrix::check_outputs;
-use crate::memory::Bytes;
+use crate::memory::{Buffer, Bytes};
 use crate::output::Output;
 use crate::pool::Pool;
 use sixteen::Way;
@@ -61,26 +60,11 @@ impl PlainMatrix {
         owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
         range: Range<usize>,
     ) -> Result<PlainMatrix> {
-        if !is_plain(kind) {
-            return Err(KernelError::Type { kind });
-        }
-        let len = kind
-            .row_bytes(n_columns)
-            .and_then(|bytes| bytes.checked_mul(n_rows as u64))
-            .filter(|bytes| *bytes < isize::MAX as u64 / 4)
-            .ok_or(KernelError::Shape {
-                kind,
-                n_rows,
-                n_columns,
-            })? as usize;
+        let len = measure(kind, n_rows, n_columns)?;
         let all: &[u8] = (*owner).as_ref();
         let found = all.get(range.clone()).map_or(all.len(), <[u8]>::len);
         if found != len || all.get(range.clone()).is_none() {
-            return Err(KernelError::Length {
-                what: "a matrix of plain numbers",
-                found,
-                expected: len,
-            });
+            return Err(wrong_length(found, len));
         }
         Ok(PlainMatrix {
             kind,
@@ -91,6 +75,25 @@ impl PlainMatrix {
                 offset: range.start,
                 len,
             },
+        })
+    }
+
+    /// Copies bytes to memory like that of packed weights, on huge pages where the system has them.
+    ///
+    /// # Errors
+    /// As [`PlainMatrix::new`], and if there is no memory.
+    pub fn copied(kind: GgmlType, n_rows: usize, n_columns: usize, bytes: &[u8]) -> Result<PlainMatrix> {
+        let len = measure(kind, n_rows, n_columns)?;
+        if bytes.len() != len {
+            return Err(wrong_length(bytes.len(), len));
+        }
+        let mut buffer = Buffer::zeroed(len)?;
+        buffer.as_mut_slice().copy_from_slice(bytes);
+        Ok(PlainMatrix {
+            kind,
+            n_rows,
+            n_columns,
+            bytes: Bytes::Owned(Arc::new(buffer)),
         })
     }
 
@@ -119,30 +122,26 @@ impl PlainMatrix {
     /// # Panics
     /// If there is no such row, or `out` is not as long as a row.
     pub fn row(&self, index: usize, out: &mut [f32]) {
-        assert!(index < self.n_rows, "row {index} of {}", self.n_rows);
         assert_eq!(out.len(), self.n_columns, "a row's length");
-        let row_bytes = self.bytes().len() / self.n_rows;
-        let row = &self.bytes()[index * row_bytes..][..row_bytes];
-        match self.kind {
-            GgmlType::F16 => {
-                let numbers = row.as_chunks().0.iter();
-                out.iter_mut()
-                    .zip(numbers)
-                    .for_each(|(out, n)| *out = f16::from_le_bytes(*n).to_f32());
-            }
-            GgmlType::BF16 => {
-                let numbers = row.as_chunks().0.iter();
-                out.iter_mut()
-                    .zip(numbers)
-                    .for_each(|(out, n)| *out = bf16::from_le_bytes(*n).to_f32());
-            }
-            _ => {
-                let numbers = row.as_chunks().0.iter();
-                out.iter_mut()
-                    .zip(numbers)
-                    .for_each(|(out, n)| *out = f32::from_le_bytes(*n));
-            }
-        }
+        self.row_from(index, 0, out);
+    }
+
+    /// Writes the numbers of row `index` from column `first` on, as many as `out` holds, as f32, exactly.
+    ///
+    /// # Panics
+    /// If there are no such row or not so many columns.
+    pub fn row_from(&self, index: usize, first: usize, out: &mut [f32]) {
+        self.row_from_as(Isa::current(), index, first, out);
+    }
+
+    /// As [`PlainMatrix::row_from`], with other instructions than the current ones.
+    pub(crate) fn row_from_as(&self, isa: Isa, index: usize, first: usize, out: &mut [f32]) {
+        assert!(index < self.n_rows, "row {index} of {}", self.n_rows);
+        let left = self.n_columns.checked_sub(first);
+        assert!(left.is_some_and(|left| out.len() <= left), "columns of a row");
+        let bytes = number_bytes(self.kind);
+        let at = (index * self.n_columns + first) * bytes;
+        Way::new(self.kind, isa).widen(&self.bytes()[at..at + out.len() * bytes], out);
     }
 
     /// Computes `y[n_tokens, n_rows] = x[n_tokens, n_columns] W^T`, row-major f32; the number of tokens follows from the length of `x`.
@@ -188,9 +187,61 @@ impl PlainMatrix {
         }
         Ok(())
     }
+
+    /// Computes `y[n_tokens, rows]` of some rows on the thread that calls, for callers that share a small product out with others: bits are those of
+    /// [`PlainMatrix::multiply`]. Made for a few rows or tokens; allocates nothing.
+    ///
+    /// # Panics
+    /// If there are no such rows, the inputs are not whole rows, or `y` has another length than the outputs.
+    pub fn multiply_rows(&self, rows: Range<usize>, x: &[f32], y: &mut [f32]) {
+        self.multiply_rows_as(Isa::current(), rows, x, y);
+    }
+
+    /// As [`PlainMatrix::multiply_rows`], with other instructions than the current ones.
+    pub(crate) fn multiply_rows_as(&self, isa: Isa, rows: Range<usize>, x: &[f32], y: &mut [f32]) {
+        let (n_columns, n_rows) = (self.n_columns, self.n_rows);
+        assert!(
+            rows.start <= rows.end && rows.end <= n_rows,
+            "{rows:?} of {n_rows} rows"
+        );
+        assert!(n_columns > 0 && x.len().is_multiple_of(n_columns), "whole rows");
+        let row_bytes = n_columns * number_bytes(self.kind);
+        let w = &self.bytes()[rows.start * row_bytes..rows.end * row_bytes];
+        let output = Output::new(y, x.len() / n_columns, rows.len());
+        Way::new(self.kind, isa).few(w, n_columns, x, 0..rows.len(), output);
+    }
 }
 
 /// Says whether numbers of a type can be multiplied as they lie in a file.
 pub fn is_plain(kind: GgmlType) -> bool {
     matches!(kind, GgmlType::F16 | GgmlType::BF16 | GgmlType::F32)
+}
+
+/// Returns the bytes of a number of one of the three types.
+fn number_bytes(kind: GgmlType) -> usize {
+    if kind == GgmlType::F32 { 4 } else { 2 }
+}
+
+/// Returns the bytes of a matrix.
+fn measure(kind: GgmlType, n_rows: usize, n_columns: usize) -> Result<usize> {
+    if !is_plain(kind) {
+        return Err(KernelError::Type { kind });
+    }
+    let len = kind
+        .row_bytes(n_columns)
+        .and_then(|bytes| bytes.checked_mul(n_rows as u64))
+        .filter(|bytes| *bytes < isize::MAX as u64 / 4);
+    len.map(|len| len as usize).ok_or(KernelError::Shape {
+        kind,
+        n_rows,
+        n_columns,
+    })
+}
+
+fn wrong_length(found: usize, expected: usize) -> KernelError {
+    KernelError::Length {
+        what: "a matrix of plain numbers",
+        found,
+        expected,
+    }
 }

@@ -77,6 +77,7 @@ impl Number for F32 {
 pub(super) struct Way {
     few: unsafe fn(&[u8], usize, &[f32], Range<usize>, Output<'_>),
     many: unsafe fn(&[u8], &Turned, Range<usize>, Output<'_>),
+    widen: unsafe fn(&[u8], &mut [f32]),
     /// Tokens that are multiplied at a time, of many.
     panel: usize,
 }
@@ -98,9 +99,9 @@ macro_rules! ways {
             pub(super) unsafe fn way(kind: GgmlType) -> Way {
                 let panel = 16 * $vectors;
                 match kind {
-                    GgmlType::F16 => Way { few: few::<F16>, many: many::<F16>, panel },
-                    GgmlType::BF16 => Way { few: few::<Bf16>, many: many::<Bf16>, panel },
-                    _ => Way { few: few::<F32>, many: many::<F32>, panel },
+                    GgmlType::F16 => Way { few: few::<F16>, many: many::<F16>, widen: widen::<F16>, panel },
+                    GgmlType::BF16 => Way { few: few::<Bf16>, many: many::<Bf16>, widen: widen::<Bf16>, panel },
+                    _ => Way { few: few::<F32>, many: many::<F32>, widen: widen::<F32>, panel },
                 }
             }
 
@@ -118,6 +119,14 @@ macro_rules! ways {
             unsafe fn many<K: Number>(w: &[u8], x: &Turned, rows: Range<usize>, y: Output<'_>) {
                 // SAFETY: as promised by the caller.
                 unsafe { many::multiply::<$sixteen, K, $rows, $vectors>(w, x, rows, y) }
+            }
+
+            /// # Safety
+            /// The processor has the instructions.
+            $(#[$features])*
+            unsafe fn widen<K: Number>(w: &[u8], out: &mut [f32]) {
+                // SAFETY: as promised by the caller.
+                unsafe { super::widen::<$sixteen, K>(w, out) }
             }
         }
     };
@@ -160,6 +169,32 @@ impl Way {
         // SAFETY: `new` made this for an `Isa`.
         unsafe { (self.many)(w, x, rows, y) }
     }
+
+    /// Widens as many numbers as there is room for.
+    pub(super) fn widen(self, w: &[u8], out: &mut [f32]) {
+        // SAFETY: `new` made this for an `Isa`.
+        unsafe { (self.widen)(w, out) }
+    }
+}
+
+/// Widens all numbers of `w`, 16 at a time.
+///
+/// # Safety
+/// The processor has the instructions.
+#[inline(always)]
+unsafe fn widen<S: Sixteen, K: Number>(w: &[u8], out: &mut [f32]) {
+    assert_eq!(w.len(), out.len() * K::BYTES, "room for the numbers");
+    let (whole, rest) = out.as_chunks_mut::<16>();
+    let (w, w_rest) = w.split_at(whole.len() * 16 * K::BYTES);
+    for (w, out) in w.chunks_exact(16 * K::BYTES).zip(whole) {
+        // SAFETY: the processor has the instructions, says the caller; both chunks are 16 numbers.
+        unsafe { S::store(K::widen::<S>(w.as_ptr()), out.as_mut_ptr()) };
+    }
+    let (mut padded, mut widened) = ([0; 64], [0.0; 16]);
+    padded[..w_rest.len()].copy_from_slice(w_rest);
+    // SAFETY: as above; 64 bytes are 16 numbers or more.
+    unsafe { S::store(K::widen::<S>(padded.as_ptr()), widened.as_mut_ptr()) };
+    rest.copy_from_slice(&widened[..rest.len()]);
 }
 
 /// The specification, which compilers make registers of where they can.

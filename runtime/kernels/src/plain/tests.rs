@@ -94,6 +94,67 @@ fn bits_are_those_of_the_specification() {
     }
 }
 
+// A caller that shares rows out by itself gets the bits of the whole product.
+#[test]
+fn some_rows_are_those_of_the_whole_product() {
+    let (n_rows, n_columns) = (11, 37);
+    let numbers: Vec<f32> = (0..n_rows * n_columns).map(number).collect();
+    for kind in TYPES {
+        let weights = matrix(kind, n_rows, n_columns, &numbers);
+        for n_tokens in [1, 3, 40] {
+            let x: Vec<f32> = (0..n_tokens * n_columns).map(|at| number(at + 5)).collect();
+            let all = products(&weights, &x);
+            for isa in Isa::available() {
+                for rows in [0..11, 0..4, 3..8, 10..11, 5..5] {
+                    let mut some = vec![f32::NAN; n_tokens * rows.len()];
+                    weights.multiply_rows_as(isa, rows.clone(), &x, &mut some);
+                    let wanted = all.chunks_exact(n_rows).flat_map(|y| &y[rows.clone()]);
+                    assert!(
+                        some.iter().map(|y| y.to_bits()).eq(wanted.map(|y| y.to_bits())),
+                        "{kind:?} {} {rows:?}",
+                        isa.name()
+                    );
+                }
+            }
+        }
+    }
+}
+
+// Against the conversions of another crate, for every 16 bits and every place in a row.
+#[test]
+fn parts_of_rows_are_widened_exactly() {
+    let every: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+    let of = |kind, at: usize| match kind {
+        GgmlType::F16 => f16::from_le_bytes(every.as_chunks().0[at]).to_f32(),
+        GgmlType::BF16 => bf16::from_le_bytes(every.as_chunks().0[at]).to_f32(),
+        _ => f32::from_le_bytes(every.as_chunks().0[at]),
+    };
+    for kind in TYPES {
+        let n_columns = if kind == GgmlType::F32 { 1 << 10 } else { 1 << 11 };
+        let weights = PlainMatrix::copied(kind, 32, n_columns, &every).unwrap();
+        for isa in Isa::available() {
+            for (row, (first, len)) in [(0, n_columns), (1, 100), (n_columns - 5, 5), (16, 16), (7, 0)]
+                .into_iter()
+                .cycle()
+                .enumerate()
+                .take(160)
+            {
+                let mut out = vec![0.0; len];
+                weights.row_from_as(isa, row / 5, first, &mut out);
+                for (at, found) in out.into_iter().enumerate() {
+                    let wanted = of(kind, row / 5 * n_columns + first + at);
+                    assert!(
+                        found.to_bits() == wanted.to_bits() || found.is_nan() && wanted.is_nan(),
+                        "{kind:?} {} {}: {found} for {wanted}",
+                        isa.name(),
+                        first + at
+                    );
+                }
+            }
+        }
+    }
+}
+
 // Subnormal numbers are numbers, products of them round to zeros of either sign, and what is not finite stays with its row and its token.
 #[test]
 fn what_is_subnormal_or_not_finite_is_as_in_the_specification() {
@@ -166,6 +227,8 @@ fn wrong_shapes_are_refused() {
     assert!(take(GgmlType::F16, 4, 8, 0..63).is_err());
     assert!(take(GgmlType::F16, 4, 8, 1..65).is_err());
     assert!(take(GgmlType::F32, usize::MAX / 2, 1 << 40, 0..64).is_err());
+    assert!(PlainMatrix::copied(GgmlType::Q8_0, 1, 32, &[0; 34]).is_err());
+    assert!(PlainMatrix::copied(GgmlType::F16, 4, 8, &[0; 63]).is_err());
     let weights = take(GgmlType::F16, 4, 8, 0..64).unwrap();
     let pool = Pool::new(1);
     assert!(weights.multiply(&[1.0; 9], &mut [0.0; 4], &pool).is_err());
