@@ -16,7 +16,7 @@ use crate::decoder::Model;
 use crate::error::{ModelError, Result};
 use crate::linear::linear;
 use crate::lora::{Adapter, Delta, Module, NormSite, Pair, Site};
-use crate::weight::{Numbers, Weight};
+use crate::weight::{Weight, narrowest};
 
 impl Adapter {
     /// Checks an adapter against `config` and reads its weights, as f32. One with DoRA can be applied only after
@@ -195,8 +195,8 @@ fn low_rank(pair: &LoraPair, module: Module, config: &Config) -> Result<Delta> {
     }
     let (a, b) = (numbers(&pair.module, &pair.a, a)?, numbers(&pair.module, &pair.b, b)?);
     let low_rank = Pair {
-        a: Numbers::narrowest(a),
-        b: Numbers::narrowest(turned(&b, pair.rank)),
+        a: narrowest(&a, pair.rank, input)?,
+        b: narrowest(&turned(&b, pair.rank), pair.rank, out)?,
         rank: pair.rank,
         scale: pair.scale as f32,
     };
@@ -244,11 +244,11 @@ fn replacement(saved: &SavedModule, module: Module, config: &Config) -> Result<D
         Module::Embedding => {
             let shape = [input, out];
             let table = numbers(&saved.module, weight, &shape)?;
-            Ok(Delta::Table(Weight::of_numbers(table, &shape)))
+            Ok(Delta::Table(Weight::of_numbers(&table, &shape)?))
         }
         Module::Linear { .. } | Module::Head => {
             let shape = [out, input];
-            let weight = Weight::of_numbers(numbers(&saved.module, weight, &shape)?, &shape);
+            let weight = Weight::of_numbers(&numbers(&saved.module, weight, &shape)?, &shape)?;
             Ok(Delta::Linear(linear(&weight, bias(out)?)))
         }
     }

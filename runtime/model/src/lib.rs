@@ -8,7 +8,6 @@
 //! | [`config`] | the families, and what of a configuration can be computed |
 //! | [`source`] | tensors of GGUF and Hugging Face files under one set of names |
 //! | [`weight`], [`linear`] | storage types; `y = x W^T + b` |
-//! | `plain` | products with f32, f16 and bf16 weights |
 //! | [`load`] | checks every tensor, builds a [`Model`] |
 //! | [`lora`], [`adapter`] | deltas, and how an adapter's file becomes them |
 //! | [`rope`], [`cache`], [`attention`] | positions, keys and values, and the one function over both |
@@ -30,7 +29,6 @@ pub mod linear;
 pub mod load;
 mod logits;
 pub mod lora;
-mod plain;
 mod pointwise;
 pub mod rope;
 pub mod source;

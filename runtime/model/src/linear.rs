@@ -1,17 +1,16 @@
 //! `y = x W^T + b`, behind one trait: plain and quantized weights.
 //!
-//! Arithmetic is f32. Plain weights stay in the type of the file and are widened where they are multiplied ([`crate::plain`]), because multiplying in their own type
-//! would round the activations. Quantized weights go through [`witness_kernels`], which rounds activations to 8 bits a block of 32: once for all layers that take the
-//! same input ([`Input`]).
+//! Arithmetic is f32, in [`witness_kernels`]. Plain weights stay in the type of the file and are widened where they are multiplied, because multiplying in their own
+//! type would round the activations. Products with quantized weights round activations to 8 bits a block of 32: once for all layers that take the same input
+//! ([`Input`]).
 //!
 //! **Invariant:** what a token gets does not depend on the tokens beside it, nor on the threads, bit for bit.
 
-use witness_kernels::{Activations, PackedMatrix, Pool};
+use witness_kernels::{Activations, PackedMatrix, PlainMatrix, Pool};
 
 use crate::error::{ModelError, Result};
-use crate::plain;
 use crate::pointwise::add_bias;
-use crate::weight::{Numbers, Values, Weight};
+use crate::weight::{Values, Weight};
 
 /// What layers are given: some tokens, and their rounded form once a layer has asked for it.
 pub struct Input<'a> {
@@ -87,7 +86,7 @@ impl<'a> Input<'a> {
 
 /// A linear layer.
 pub trait Linear: Send + Sync {
-    /// Computes `y`, `[n_tokens, out]` f32, from `[n_tokens, in]` f32. Allocates nothing once its memory is warm.
+    /// Computes `y`, `[n_tokens, out]` f32, from `[n_tokens, in]` f32. With few tokens it allocates nothing once its memory is warm.
     ///
     /// # Errors
     /// If the input or `y` has another shape.
@@ -107,9 +106,7 @@ pub trait Linear: Send + Sync {
 
 /// Plain weights, `[out, in]`.
 pub(crate) struct Dense {
-    weight: Numbers,
-    shape: (usize, usize),
-    bytes: u64,
+    weight: PlainMatrix,
     bias: Option<Vec<f32>>,
 }
 
@@ -122,10 +119,8 @@ pub(crate) struct Quantized {
 /// Makes the layer for a weight `[out, in]`, with an f32 bias `[out]`.
 pub(crate) fn linear(weight: &Weight, bias: Option<Vec<f32>>) -> Box<dyn Linear> {
     match &weight.values {
-        Values::Plain(numbers) => Box::new(Dense {
-            weight: numbers.clone(),
-            shape: weight.matrix_shape(),
-            bytes: weight.bytes(),
+        Values::Plain(matrix) => Box::new(Dense {
+            weight: matrix.clone(),
             bias,
         }),
         Values::Blocks(matrix) => Box::new(Quantized {
@@ -135,26 +130,17 @@ pub(crate) fn linear(weight: &Weight, bias: Option<Vec<f32>>) -> Box<dyn Linear>
     }
 }
 
-/// `y = x W^T` for plain weights `[out, in]`.
-fn plain_product(weight: &Numbers, x: &Input<'_>, y: &mut [f32]) {
-    let (n_columns, pool) = (x.n_columns(), x.pool());
-    match weight {
-        Numbers::F32(numbers) => plain::multiply(numbers, x.rows(), n_columns, y, pool),
-        Numbers::F16(numbers) => plain::multiply(numbers, x.rows(), n_columns, y, pool),
-        Numbers::BF16(numbers) => plain::multiply(numbers, x.rows(), n_columns, y, pool),
-    }
-}
-
 fn bias_bytes(bias: Option<&Vec<f32>>) -> u64 {
     bias.map_or(0, |bias| size_of_val::<[f32]>(bias) as u64)
 }
 
 impl Linear for Dense {
     fn forward(&self, x: &mut Input<'_>, y: &mut [f32]) -> Result<()> {
-        if x.n_columns() != self.shape.1 || y.len() != x.n_tokens() * self.shape.0 {
+        // So many numbers could be whole rows of another length, too.
+        if x.n_columns() != self.weight.n_columns() {
             return Err(ModelError::Batch("a product of shapes that do not fit"));
         }
-        plain_product(&self.weight, x, y);
+        self.weight.multiply(x.rows(), y, x.pool())?;
         if let Some(bias) = &self.bias {
             add_bias(y, bias, x.pool());
         }
@@ -162,8 +148,7 @@ impl Linear for Dense {
     }
 
     fn row(&self, index: usize, out: &mut [f32]) {
-        let n_columns = self.shape.1;
-        self.weight.widen(index * n_columns..(index + 1) * n_columns, out);
+        self.weight.row(index, out);
     }
 
     fn bias(&self) -> Option<&[f32]> {
@@ -171,11 +156,11 @@ impl Linear for Dense {
     }
 
     fn shape(&self) -> (usize, usize) {
-        self.shape
+        (self.weight.n_rows(), self.weight.n_columns())
     }
 
     fn bytes(&self) -> u64 {
-        self.bytes + bias_bytes(self.bias.as_ref())
+        self.weight.bytes().len() as u64 + bias_bytes(self.bias.as_ref())
     }
 }
 
@@ -243,7 +228,8 @@ mod tests {
         quantized.forward(&mut input, &mut y).expect("shapes that fit");
         assert!(close(&y[..4], &[1.0, 2.0, 97.0, 34.0]), "{y:?}");
         assert!(quantized.forward(&mut input, &mut part).is_err());
-        let dense = linear(&Weight::of_numbers(vec![1.0; 64], &[2, 32]), None);
+        let ones = Weight::of_numbers(&[1.0; 64], &[2, 32]).expect("two rows");
+        let dense = linear(&ones, None);
         assert!(dense.forward(&mut input, &mut part).is_err());
         dense.forward(&mut input, &mut y).expect("shapes that fit");
         assert_eq!(y, [0.0, 0.0, 32.0, 32.0, 64.0, 64.0]);

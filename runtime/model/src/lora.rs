@@ -11,11 +11,11 @@ pub(crate) mod apply;
 use std::collections::HashMap;
 use std::ops::Range;
 
-use witness_kernels::Pool;
+use witness_kernels::{PlainMatrix, Pool};
 
 use crate::linear::Linear;
 use crate::split::each_chunk;
-use crate::weight::{Numbers, Weight};
+use crate::weight::{Weight, widened};
 
 /// Rows of a base that a thread measures at a time.
 const ROWS_PER_TASK: usize = 16;
@@ -76,9 +76,9 @@ pub enum NormSite {
 /// Two matrices whose product is added to a weight: `scale * B A`.
 pub(crate) struct Pair {
     /// `[rank, in]`. For an embedding `in` is the vocabulary.
-    pub(crate) a: Numbers,
+    pub(crate) a: PlainMatrix,
     /// `B` turned round, `[rank, out]`, so that a sum over the rank is one of whole vectors.
-    pub(crate) b: Numbers,
+    pub(crate) b: PlainMatrix,
     pub(crate) rank: usize,
     pub(crate) scale: f32,
 }
@@ -178,9 +178,14 @@ fn same(a: Option<&Adapter>, b: Option<&Adapter>) -> bool {
 }
 
 impl Pair {
+    /// Says whether it belongs to a layer of this shape, `(out, in)`.
+    pub(crate) fn fits(&self, shape: (usize, usize)) -> bool {
+        (self.b.n_columns(), self.a.n_columns()) == shape
+    }
+
     /// Returns the bytes held.
     pub(crate) fn bytes(&self) -> u64 {
-        (self.a.bytes() + self.b.bytes()) as u64
+        (self.a.bytes().len() + self.b.bytes().len()) as u64
     }
 }
 
@@ -191,9 +196,7 @@ impl Delta {
             return true;
         };
         let (n_out, n_in) = base.shape();
-        let mut a = vec![0.0; pair.rank * n_in];
-        pair.a.widen(0..a.len(), &mut a);
-        let pair = &*pair;
+        let (a, b, scale) = (widened(&pair.a), widened(&pair.b), pair.scale);
         each_chunk(pool, direction, ROWS_PER_TASK, |task, direction| {
             let (mut row, mut change) = (vec![0.0f32; n_in], vec![0.0f32; n_in]);
             for (at, length) in direction.iter_mut().enumerate() {
@@ -201,12 +204,12 @@ impl Delta {
                 base.row(out, &mut row);
                 change.fill(0.0);
                 for (rank, a) in a.chunks_exact(n_in).enumerate() {
-                    let b = pair.b.at(rank * n_out + out);
+                    let b = b[rank * n_out + out];
                     for (change, a) in change.iter_mut().zip(a) {
                         *change += b * a;
                     }
                 }
-                let changed = row.iter().zip(&change).map(|(row, change)| row + change * pair.scale);
+                let changed = row.iter().zip(&change).map(|(row, change)| row + change * scale);
                 let squares: f64 = changed.map(|number| f64::from(number * number)).sum();
                 *length /= squares.sqrt() as f32;
             }

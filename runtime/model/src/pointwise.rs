@@ -8,7 +8,6 @@
 
 use witness_kernels::Pool;
 
-use crate::plain::tree;
 use crate::split::{Shared, each_chunk};
 
 /// Below it `exp` is nothing beside 1.
@@ -124,6 +123,17 @@ fn sum_of_squares(x: &[f32]) -> f32 {
         *lane += x * x;
     }
     tree(lanes)
+}
+
+/// Adds lanes: the first half to the second, until one is left.
+#[inline(always)]
+fn tree(mut lanes: [f32; LANES]) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for lane in 0..half {
+            lanes[lane] += lanes[lane + half];
+        }
+    }
+    lanes[0]
 }
 
 /// Adds `bias`, `[w]`, to each row of `y`, `[n, w]`.

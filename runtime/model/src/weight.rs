@@ -1,14 +1,12 @@
 //! One tensor of a model: how it came from a file and how it lies in memory. Everything is checked here, before anything is computed with it.
 
 use std::borrow::Cow;
-use std::ops::Range;
 use std::sync::Arc;
 
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use witness_formats::gguf::GgmlType;
 use witness_formats::gguf::rows::{RowOrder, reorder};
-use witness_kernels::{KernelError, PackedMatrix, Pool};
+use witness_kernels::{KernelError, PackedMatrix, PlainMatrix, Pool};
 
 use crate::error::{ModelError, Result};
 
@@ -47,14 +45,6 @@ pub struct RawTensor<'a> {
     pub bytes: Cow<'a, [u8]>,
 }
 
-/// Plain numbers, kept as stored. Cloning shares them.
-#[derive(Clone, Debug)]
-pub(crate) enum Numbers {
-    F32(Arc<[f32]>),
-    F16(Arc<[f16]>),
-    BF16(Arc<[bf16]>),
-}
-
 /// A tensor in memory. Cloning shares the numbers.
 #[derive(Clone, Debug)]
 pub struct Weight {
@@ -63,10 +53,10 @@ pub struct Weight {
     shape: Vec<usize>,
 }
 
-/// The numbers of a tensor: quantized ones are packed for products, with the last dimension as rows.
+/// The numbers of a tensor, with the last dimension as rows: plain ones as stored, quantized ones packed for products.
 #[derive(Clone, Debug)]
 pub(crate) enum Values {
-    Plain(Numbers),
+    Plain(PlainMatrix),
     Blocks(PackedMatrix),
 }
 
@@ -78,67 +68,12 @@ impl PlainType {
             PlainType::F16 | PlainType::BF16 => 2,
         }
     }
-}
 
-impl Numbers {
-    /// Reads little-endian bytes.
-    fn read(kind: PlainType, bytes: &[u8]) -> Self {
-        let (fours, twos) = (bytes.as_chunks::<4>().0, bytes.as_chunks::<2>().0);
-        match kind {
-            PlainType::F32 => Numbers::F32(fours.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()),
-            PlainType::F16 => Numbers::F16(twos.iter().map(|bytes| f16::from_le_bytes(*bytes)).collect()),
-            PlainType::BF16 => Numbers::BF16(twos.iter().map(|bytes| bf16::from_le_bytes(*bytes)).collect()),
-        }
-    }
-
-    /// Keeps numbers in 16 bits if every one of them is a bf16 or every one an f16, and as they are otherwise.
-    pub(crate) fn narrowest(numbers: Vec<f32>) -> Self {
-        if numbers.iter().all(|&number| bf16::from_f32(number).to_f32() == number) {
-            return Numbers::BF16(numbers.into_iter().map(bf16::from_f32).collect());
-        }
-        if numbers.iter().all(|&number| f16::from_f32(number).to_f32() == number) {
-            return Numbers::F16(numbers.into_iter().map(f16::from_f32).collect());
-        }
-        Numbers::F32(numbers.into())
-    }
-
-    /// Returns how many there are.
-    pub(crate) fn len(&self) -> usize {
+    fn kind(self) -> GgmlType {
         match self {
-            Numbers::F32(numbers) => numbers.len(),
-            Numbers::F16(numbers) => numbers.len(),
-            Numbers::BF16(numbers) => numbers.len(),
-        }
-    }
-
-    /// Returns one number.
-    pub(crate) fn at(&self, index: usize) -> f32 {
-        match self {
-            Numbers::F32(numbers) => numbers[index],
-            Numbers::F16(numbers) => numbers[index].to_f32(),
-            Numbers::BF16(numbers) => numbers[index].to_f32(),
-        }
-    }
-
-    /// Returns the bytes held.
-    pub(crate) fn bytes(&self) -> usize {
-        match self {
-            Numbers::F32(numbers) => size_of_val::<[f32]>(numbers),
-            Numbers::F16(numbers) => size_of_val::<[f16]>(numbers),
-            Numbers::BF16(numbers) => size_of_val::<[bf16]>(numbers),
-        }
-    }
-
-    /// Writes a run of numbers as f32.
-    ///
-    /// # Panics
-    /// If there are not as many as `out` holds.
-    pub(crate) fn widen(&self, run: Range<usize>, out: &mut [f32]) {
-        assert_eq!(run.len(), out.len(), "room for the numbers");
-        match self {
-            Numbers::F32(numbers) => out.copy_from_slice(&numbers[run]),
-            Numbers::F16(numbers) => numbers[run].convert_to_f32_slice(out),
-            Numbers::BF16(numbers) => numbers[run].convert_to_f32_slice(out),
+            PlainType::F32 => GgmlType::F32,
+            PlainType::F16 => GgmlType::F16,
+            PlainType::BF16 => GgmlType::BF16,
         }
     }
 }
@@ -227,10 +162,18 @@ impl RawTensor<'_> {
         };
         let bytes = permuted.as_deref().unwrap_or(&self.bytes);
         match &self.storage {
-            Storage::Plain(kind) => Ok(Weight {
-                values: Values::Plain(Numbers::read(*kind, bytes)),
-                shape: expected.to_vec(),
-            }),
+            Storage::Plain(kind) => {
+                let (n_rows, n_columns) = rows_and_columns(expected);
+                // A vector is soon widened and gone; memory shared with the matrices would not come back.
+                let matrix = match expected.len() {
+                    0 | 1 => owned(kind.kind(), n_rows, n_columns, bytes.to_vec())?,
+                    _ => PlainMatrix::copied(kind.kind(), n_rows, n_columns, bytes)?,
+                };
+                Ok(Weight {
+                    values: Values::Plain(matrix),
+                    shape: expected.to_vec(),
+                })
+            }
             Storage::Blocks(kind) => packed(*kind, name, expected, bytes),
             Storage::Widened(kind) => {
                 let wide = witness_quantization::widen(*kind, bytes).map_err(|error| ModelError::Damaged {
@@ -245,6 +188,40 @@ impl RawTensor<'_> {
             }),
         }
     }
+}
+
+/// Takes bytes in memory of their own, which goes when they do.
+fn owned(kind: GgmlType, n_rows: usize, n_columns: usize, bytes: Vec<u8>) -> Result<PlainMatrix> {
+    let range = 0..bytes.len();
+    Ok(PlainMatrix::new(kind, n_rows, n_columns, Arc::new(bytes), range)?)
+}
+
+/// Keeps numbers `[n_rows, n_columns]` in 16 bits if every one of them is a bf16 or every one an f16, and as they are otherwise; in memory of their own.
+///
+/// # Errors
+/// If they do not make up the shape.
+pub(crate) fn narrowest(numbers: &[f32], n_rows: usize, n_columns: usize) -> Result<PlainMatrix> {
+    let all = || numbers.iter();
+    let (kind, bytes) = if all().all(|&number| bf16::from_f32(number).to_f32() == number) {
+        let bytes = all().flat_map(|&number| bf16::from_f32(number).to_le_bytes());
+        (GgmlType::BF16, bytes.collect())
+    } else if all().all(|&number| f16::from_f32(number).to_f32() == number) {
+        let bytes = all().flat_map(|&number| f16::from_f32(number).to_le_bytes());
+        (GgmlType::F16, bytes.collect())
+    } else {
+        (GgmlType::F32, all().flat_map(|number| number.to_le_bytes()).collect())
+    };
+    owned(kind, n_rows, n_columns, bytes)
+}
+
+/// Returns all numbers of a matrix as f32, row-major.
+pub(crate) fn widened(matrix: &PlainMatrix) -> Vec<f32> {
+    let mut numbers = vec![0.0; matrix.n_rows() * matrix.n_columns()];
+    if !numbers.is_empty() {
+        let rows = numbers.chunks_exact_mut(matrix.n_columns()).enumerate();
+        rows.for_each(|(index, row)| matrix.row(index, row));
+    }
+    numbers
 }
 
 /// Packs the blocks of a tensor.
@@ -267,14 +244,15 @@ fn packed(kind: GgmlType, name: &str, shape: &[usize], bytes: &[u8]) -> Result<W
 impl Weight {
     /// Wraps numbers that are there already.
     ///
-    /// # Panics
+    /// # Errors
     /// If they do not make up the shape.
-    pub(crate) fn of_numbers(numbers: Vec<f32>, shape: &[usize]) -> Self {
-        assert_eq!(numbers.len(), shape.iter().product::<usize>(), "numbers of a shape");
-        Self {
-            values: Values::Plain(Numbers::F32(numbers.into())),
+    pub(crate) fn of_numbers(numbers: &[f32], shape: &[usize]) -> Result<Self> {
+        let (n_rows, n_columns) = rows_and_columns(shape);
+        let bytes = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        Ok(Self {
+            values: Values::Plain(owned(GgmlType::F32, n_rows, n_columns, bytes)?),
             shape: shape.to_vec(),
-        }
+        })
     }
 
     /// Returns the shape.
@@ -290,7 +268,7 @@ impl Weight {
     /// Returns the bytes held.
     pub fn bytes(&self) -> u64 {
         match &self.values {
-            Values::Plain(numbers) => numbers.bytes() as u64,
+            Values::Plain(matrix) => matrix.bytes().len() as u64,
             Values::Blocks(matrix) => matrix.packed_bytes().len() as u64,
         }
     }
@@ -313,7 +291,7 @@ impl Weight {
     pub(crate) fn row(&self, index: usize, out: &mut [f32]) {
         assert_eq!(out.len(), self.matrix_shape().1, "a row's length");
         match &self.values {
-            Values::Plain(numbers) => numbers.widen(index * out.len()..(index + 1) * out.len(), out),
+            Values::Plain(matrix) => matrix.row(index, out),
             Values::Blocks(matrix) => matrix.row(index, out),
         }
     }
@@ -332,12 +310,28 @@ mod tests {
             vec![1.0, 0.1],
         );
         for (numbers, bytes) in [(small, 8), (fine, 4), (finest, 8)] {
-            let kept = Numbers::narrowest(numbers.clone());
-            assert_eq!((kept.bytes(), kept.len()), (bytes, numbers.len()));
-            let mut back = vec![0.0; numbers.len()];
-            kept.widen(0..numbers.len(), &mut back);
-            assert_eq!(back, numbers);
-            assert_eq!((0..numbers.len()).map(|at| kept.at(at)).collect::<Vec<_>>(), numbers);
+            let kept = narrowest(&numbers, 1, numbers.len()).expect("numbers of the shape");
+            assert_eq!((kept.bytes().len(), kept.n_columns()), (bytes, numbers.len()));
+            assert_eq!(widened(&kept), numbers);
         }
+        assert!(narrowest(&[1.0; 5], 2, 3).is_err());
+    }
+
+    /// Goal: the head of a tied model multiplies with the very bytes that the embedding looks up.
+    #[test]
+    fn clones_share_their_bytes() {
+        let bytes = [[0x00, 0x3c], [0x00, 0xc0]].concat();
+        let raw = RawTensor {
+            storage: Storage::Plain(PlainType::F16),
+            shape: vec![2, 1],
+            bytes: Cow::Borrowed(&bytes),
+        };
+        let weight = raw.load("table", &[2, 1], None).expect("two sound rows");
+        let (Values::Plain(first), Values::Plain(second)) = (&weight.values, &weight.clone().values) else {
+            panic!("plain numbers");
+        };
+        assert_eq!(first.bytes().as_ptr(), second.bytes().as_ptr());
+        assert_eq!((weight.bytes(), weight.to_f32()), (4, vec![1.0, -2.0]));
+        assert_eq!(held_bytes(&raw.storage, &raw.shape, 4), weight.bytes());
     }
 }

@@ -7,20 +7,19 @@
 //! ```
 //! Two goes for all layers that take one input, however many adapters there are; with one token an adapter each would be too short to be shared out by itself.
 //!
-//! **Invariant:** what a row becomes depends on its adapter and on nothing beside it. `A x` is summed as [`crate::plain`] says, `B l` by rank, in order, unfused.
+//! **Invariant:** what a row becomes depends on its adapter and on nothing beside it. `A x` is summed as all plain weights are, `B l` by rank, in order, unfused.
 #![expect(unsafe_code, reason = "threads write disjoint parts of the outputs")]
 
 use std::cell::RefCell;
 use std::ops::Range;
 
+use witness_formats::gguf::GgmlType;
 use witness_kernels::Pool;
 
 use super::{Delta, Module, Pair, Routes};
-use crate::error::Result;
+use crate::error::{ModelError, Result};
 use crate::linear::{Input, Linear};
-use crate::plain::multiply_rows;
 use crate::split::Shared;
-use crate::weight::Numbers;
 
 /// Rows of `A` that a thread takes at a time.
 const RANKS_PER_TASK: usize = 4;
@@ -95,6 +94,9 @@ pub(crate) fn project<'a, const N: usize>(
                 Delta::Linear(own) => {
                     own.forward(&mut x.part(rows.clone()), &mut y[rows.start * n_out..rows.end * n_out])?
                 }
+                Delta::LowRank { pair, .. } | Delta::Directed { pair, .. } if !pair.fits(base.shape()) => {
+                    return Err(ModelError::Batch("an adapter of another model"));
+                }
                 Delta::LowRank { pair, bias } => room.push(index, rows, pair, bias.as_deref(), None, n_out),
                 Delta::Directed { pair, direction } => room.push(index, rows, pair, None, Some(direction), n_out),
                 Delta::Norm(_) | Delta::Table(_) => {}
@@ -119,12 +121,12 @@ pub(crate) fn embed<'a>(
     room: &mut Room<'a>,
     pool: &Pool,
 ) {
-    let (n_out, vocab_size) = (pair.b.len() / pair.rank, pair.a.len() / pair.rank);
+    let n_out = pair.b.n_columns();
     room.clear();
     room.push(0, rows, pair, bias, None, n_out);
     for (low, token) in room.low.chunks_exact_mut(pair.rank).zip(tokens) {
         for (rank, low) in low.iter_mut().enumerate() {
-            *low = pair.a.at(rank * vocab_size + token as usize);
+            pair.a.row_from(rank, token as usize, std::slice::from_mut(low));
         }
     }
     room.raise([None], [Shared::new(y)], pool);
@@ -189,14 +191,13 @@ impl<'a> Room<'a> {
             let ranks = part * RANKS_PER_TASK..((part + 1) * RANKS_PER_TASK).min(rank);
             let given = rows.start + tokens.start..rows.start + tokens.end;
             let given = &x.rows()[given.start * n_columns..given.end * n_columns];
-            let low = low.behind(low_at + tokens.start * rank);
-            // SAFETY: a pool calls each number once, and tasks have other tokens or other ranks.
-            unsafe {
-                match &pair.a {
-                    Numbers::F32(a) => multiply_rows(a, ranks, given, n_columns, low, rank),
-                    Numbers::F16(a) => multiply_rows(a, ranks, given, n_columns, low, rank),
-                    Numbers::BF16(a) => multiply_rows(a, ranks, given, n_columns, low, rank),
-                }
+            let mut found = [0.0; TOKENS_PER_TASK * RANKS_PER_TASK];
+            let found = &mut found[..tokens.len() * ranks.len()];
+            pair.a.multiply_rows(ranks.clone(), given, found);
+            for (token, found) in tokens.zip(found.chunks_exact(ranks.len())) {
+                let at = low_at + token * rank;
+                // SAFETY: a pool calls each number once, and tasks have other tokens or other ranks.
+                unsafe { low.part(at + ranks.start..at + ranks.end) }.copy_from_slice(found);
             }
         });
     }
@@ -214,7 +215,7 @@ impl<'a> Room<'a> {
                 low_at,
                 ..
             } = &self.pieces[index];
-            let n_out = pair.b.len() / pair.rank;
+            let n_out = pair.b.n_columns();
             let columns = part * COLUMNS_PER_TASK..((part + 1) * COLUMNS_PER_TASK).min(n_out);
             let low = &self.low[low_at + tokens.start * pair.rank..low_at + tokens.end * pair.rank];
             let y = outputs[*target].behind((rows.start + tokens.start) * n_out);
@@ -227,26 +228,21 @@ impl<'a> Room<'a> {
             };
             // SAFETY: a pool calls each number once, and tasks have other tokens, other columns or other layers.
             let rows = |token: usize| unsafe { y.part(token * n_out + columns.start..token * n_out + columns.end) };
-            ROOM.with_borrow_mut(|room| {
-                let (b, stride) = match &pair.b {
-                    Numbers::F32(b) => (&b[columns.start..], n_out),
-                    narrow => {
-                        room.resize(room.len().max(pair.rank * columns.len()), 0.0);
-                        for (rank, room) in room.chunks_exact_mut(columns.len()).take(pair.rank).enumerate() {
-                            narrow.widen(rank * n_out + columns.start..rank * n_out + columns.end, room);
-                        }
-                        (&room[..pair.rank * columns.len()], columns.len())
+            let n_columns = columns.len();
+            match pair.b.kind() {
+                GgmlType::F32 => {
+                    let b = &pair.b.bytes().as_chunks::<4>().0[columns.start..];
+                    add_rows(pair, low, b, n_out, &end, rows);
+                }
+                _ => ROOM.with_borrow_mut(|room| {
+                    room.resize(room.len().max(pair.rank * n_columns), 0.0);
+                    let b = &mut room[..pair.rank * n_columns];
+                    for (rank, b) in b.chunks_exact_mut(n_columns).enumerate() {
+                        pair.b.row_from(rank, columns.start, b);
                     }
-                };
-                pulp::Arch::new().dispatch(
-                    #[inline(always)]
-                    || {
-                        for (token, low) in low.chunks_exact(pair.rank).enumerate() {
-                            add_row(low, b, stride, pair.scale, &end, rows(token));
-                        }
-                    },
-                );
-            });
+                    add_rows(pair, low, b, n_columns, &end, rows);
+                }),
+            }
         });
     }
 }
@@ -259,17 +255,55 @@ enum End<'a> {
     Turn(&'a [f32], Option<&'a [f32]>),
 }
 
-/// Some columns of one row: `low` is `[rank]`, `b` has `stride` numbers from one rank to the next.
+/// A number of `B`: widened, or an f32 as it lies in the pair.
+trait Number: Copy {
+    fn get(self) -> f32;
+}
+
+impl Number for f32 {
+    #[inline(always)]
+    fn get(self) -> f32 {
+        self
+    }
+}
+
+impl Number for [u8; 4] {
+    #[inline(always)]
+    fn get(self) -> f32 {
+        f32::from_le_bytes(self)
+    }
+}
+
+/// Some columns of all rows: `low` is `[tokens, rank]`, `b` has `stride` numbers from one rank to the next.
+fn add_rows<'y, B: Number>(
+    pair: &Pair,
+    low: &[f32],
+    b: &[B],
+    stride: usize,
+    end: &End<'_>,
+    rows: impl Fn(usize) -> &'y mut [f32],
+) {
+    pulp::Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            for (token, low) in low.chunks_exact(pair.rank).enumerate() {
+                add_row(low, b, stride, pair.scale, end, rows(token));
+            }
+        },
+    );
+}
+
+/// Some columns of one row: `low` is `[rank]`.
 #[inline(always)]
-fn add_row(low: &[f32], b: &[f32], stride: usize, scale: f32, end: &End<'_>, y: &mut [f32]) {
+fn add_row<B: Number>(low: &[f32], b: &[B], stride: usize, scale: f32, end: &End<'_>, y: &mut [f32]) {
     for start in (0..y.len()).step_by(WIDTH) {
         let mut sums = [0.0f32; WIDTH];
         for (rank, low) in low.iter().enumerate() {
             let b = &b[rank * stride + start..];
             // What lies behind the row's end is summed and not used.
             match b.first_chunk::<WIDTH>() {
-                Some(b) => sums.iter_mut().zip(b).for_each(|(sum, b)| *sum += low * b),
-                None => sums.iter_mut().zip(b).for_each(|(sum, b)| *sum += low * b),
+                Some(b) => sums.iter_mut().zip(b).for_each(|(sum, b)| *sum += low * b.get()),
+                None => sums.iter_mut().zip(b).for_each(|(sum, b)| *sum += low * b.get()),
             }
         }
         let columns = start..(start + WIDTH).min(y.len());

@@ -7,9 +7,14 @@ use witness_model::{Adapter, ModelError, SequenceStep};
 use crate::peft::{Entry, LINEARS, config, linears, pairs, peft};
 use crate::support::{Random, Spec, run};
 
+/// Numbers of pairs are kept in 16 bits where that loses nothing, and in 32 where it would.
 #[test]
 fn every_linear_head_and_embedding() {
-    for (tied, rows) in [(false, RowOrder::Halves), (true, RowOrder::Interleaved)] {
+    for (tied, rows, factor) in [
+        (false, RowOrder::Halves, 1.0),
+        (true, RowOrder::Interleaved, 1.0),
+        (false, RowOrder::Halves, 1.1),
+    ] {
         let tiny = Spec {
             tied,
             rows,
@@ -18,7 +23,12 @@ fn every_linear_head_and_embedding() {
         .build();
         let mut modules = linears(&LINEARS);
         modules.extend(["lm_head".to_owned(), "model.embed_tokens".to_owned()]);
-        let (entries, deltas) = pairs(&tiny, &modules, 21);
+        let (mut entries, mut deltas) = pairs(&tiny, &modules, 21);
+        let numbers = entries.iter_mut().map(|(_, _, numbers)| numbers);
+        let expected = deltas.pairs.values_mut().flat_map(|pair| [&mut pair.a, &mut pair.b]);
+        for number in numbers.chain(expected).flatten() {
+            *number = f64::from((*number * factor) as f32);
+        }
         let targets: Vec<&str> = modules.iter().filter_map(|module| module.rsplit('.').next()).collect();
         let adapter = tiny
             .load()
@@ -187,4 +197,24 @@ fn what_does_not_fit_is_refused_with_both_sides() {
     assert!(unknown.contains("fc1"), "{unknown}");
     let not_a_number = refusal(&query, &["q_proj"], |entries| entries[0].2[0] = f64::NAN);
     assert!(not_a_number.contains("NaN"), "{not_a_number}");
+}
+
+#[test]
+fn an_adapter_of_another_model_is_refused_when_it_is_used() {
+    let small = Spec::default().build();
+    let mut spec = Spec::default();
+    spec.numbers.feed_forward = 56;
+    let large = spec.build().load();
+    let (entries, _) = pairs(&small, &linears(&["mlp.up_proj"]), 1);
+    let file = peft(&config(&["up_proj"], &[]), &entries).unwrap();
+    let adapter = small.load().adapter(file).unwrap();
+    let mut cache = large.new_cache(8);
+    let step = SequenceStep {
+        tokens: &[1, 2],
+        cache: &mut cache,
+        adapter: Some(&adapter),
+        n_logits: 1,
+    };
+    assert!(large.forward(&mut [step]).is_err());
+    assert_eq!(cache.len(), 0);
 }

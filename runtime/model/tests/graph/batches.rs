@@ -6,8 +6,7 @@ use witness_model::weight::PlainType;
 use witness_model::{Adapter, KvType, Logits, Model, ModelError, SequenceStep, Threads};
 
 use crate::peft::{LINEARS, config, linears, pairs, peft};
-use crate::quantized::build;
-use crate::support::{Random, Spec, Tiny, run};
+use crate::support::{Random, Spec, Tiny, quantized, run};
 
 /// Three sequences of different lengths, advanced together in uneven pieces, against each by itself.
 #[test]
@@ -76,8 +75,8 @@ fn a_sequence_depends_on_nothing_but_itself() {
     let models = [
         plain(PlainType::F32),
         plain(PlainType::BF16),
-        build(GgmlType::Q4_K, 2, false, RowOrder::Halves),
-        build(GgmlType::Q6_K, 2, true, RowOrder::Halves),
+        quantized(GgmlType::Q4_K, 2, false, RowOrder::Halves),
+        quantized(GgmlType::Q6_K, 2, true, RowOrder::Halves),
     ];
     for tiny in &models {
         let one = Threads::new(1).unwrap();
@@ -130,7 +129,7 @@ fn a_sequence_depends_on_nothing_but_itself() {
 /// Rows that no logits are asked for change nothing: neither those that are, nor what is generated behind them.
 #[test]
 fn rows_without_logits_leave_the_others_as_they_are() {
-    let tiny = build(GgmlType::Q4_K, 2, false, RowOrder::Halves);
+    let tiny = quantized(GgmlType::Q4_K, 2, false, RowOrder::Halves);
     let model = tiny.load();
     let first = adapter(&tiny, &model, &LINEARS, 1);
     let prompts = [20, 30, 40].map(|n| Random::new(n as u64).tokens(n, 50));

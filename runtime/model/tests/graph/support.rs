@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use witness_formats::gguf::GgmlType;
 use witness_formats::gguf::rows::{RowOrder, reorder};
 use witness_model::config::{FAMILIES, Numbers};
 use witness_model::load::{WeightSource, parameters};
@@ -199,6 +200,40 @@ impl Spec {
             shape,
         }
     }
+}
+
+/// Makes a model whose matrices are blocks of a type; K types take rows of whole 256 blocks.
+pub(crate) fn quantized(kind: GgmlType, n_layers: u64, tied: bool, rows: RowOrder) -> Tiny {
+    let mut spec = Spec {
+        tied,
+        ..Spec::default()
+    };
+    spec.numbers.n_layers = n_layers;
+    spec.numbers.width = 256;
+    spec.numbers.feed_forward = 512;
+    spec.numbers.n_heads = 8;
+    spec.numbers.n_kv_heads = 2;
+    spec.numbers.head_dim = Some(32);
+    let mut tiny = spec.build();
+    tiny.memory.rows = rows;
+    for (name, (dims, values)) in &mut tiny.weights {
+        if dims.len() != 2 {
+            continue;
+        }
+        let plain: Vec<f32> = values.iter().map(|v| *v as f32 / 4.0).collect();
+        let mut bytes = vec![0; kind.row_bytes(dims[1]).unwrap() as usize * dims[0]];
+        witness_quantization::encode(kind, &plain, dims[1], None, &mut bytes).unwrap();
+        let mut back = vec![0.0; plain.len()];
+        witness_quantization::decode(kind, &bytes, &mut back).unwrap();
+        *values = back.into_iter().map(f64::from).collect();
+        let heads = if name.contains("q_proj") { 8 } else { 2 };
+        if rows == RowOrder::Interleaved && (name.contains("q_proj") || name.contains("k_proj")) {
+            bytes = reorder(&bytes, dims[0], heads, RowOrder::Halves, RowOrder::Interleaved).unwrap();
+        }
+        let tensor = (Storage::Blocks(kind), dims.clone(), bytes);
+        tiny.memory.tensors.insert(name.clone(), tensor);
+    }
+    tiny
 }
 
 pub(crate) fn plain_frequencies(theta: f64, head_dim: usize) -> Vec<f64> {
