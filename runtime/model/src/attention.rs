@@ -26,6 +26,7 @@ use witness_kernels::Pool;
 use crate::cache::{KvView, PAGE_TOKENS, Scratch};
 use crate::pointwise::exp;
 use crate::split::Shared;
+use crate::vectors;
 
 /// Rows of queries, over all heads that share a key head, that one task takes: with 64 numbers a head their sums are 16 KiB, beside 32 KiB of a page.
 const ROWS_PER_TASK: usize = 64;
@@ -128,7 +129,7 @@ pub fn attend(shape: HeadShape, asks: &[Ask<'_>], out: &mut [f32], pool: &Pool) 
                     ask,
                     out: shared.behind(at),
                 };
-                return ROOM.with_borrow_mut(|room| pulp::Arch::new().dispatch(InRoom(work, room)));
+                return ROOM.with_borrow_mut(|room| vectors::arch().dispatch(InRoom(work, room)));
             }
             index -= cut.n_tasks();
             at += ask.queries.len();
@@ -268,7 +269,7 @@ fn products<S: Simd, const T: usize>(simd: S, queries: &[f32], keys: &[f32], wei
             for t in 0..T {
                 let query = simd.splat_f32s(queries[t][d]);
                 for v in 0..VECTORS {
-                    sums[t][v] = simd.mul_add_e_f32s(query, keys[v], sums[t][v]);
+                    sums[t][v] = simd.mul_add_f32s(query, keys[v], sums[t][v]);
                 }
             }
         }
@@ -335,11 +336,7 @@ fn mix<S: Simd, const T: usize>(
             for (place, values) in places.clone().zip(values.chunks_exact(head_dim)) {
                 let (weight, value) = (weights[t][place], values[column]);
                 // As the vectors' products are.
-                sum = if S::IS_SCALAR {
-                    weight * value + sum
-                } else {
-                    weight.mul_add(value, sum)
-                };
+                sum = weight.mul_add(value, sum);
             }
             out[t * head_dim + column] = sum;
         }
@@ -371,7 +368,7 @@ fn mix_columns<S: Simd, const T: usize, const V: usize>(
         for t in 0..T {
             let weight = simd.splat_f32s(weights[t][place]);
             for v in 0..V {
-                sums[t][v] = simd.mul_add_e_f32s(weight, values[v], sums[t][v]);
+                sums[t][v] = simd.mul_add_f32s(weight, values[v], sums[t][v]);
             }
         }
     }

@@ -13,7 +13,7 @@
 //! Rows that no logits are asked for end in the last block, once their keys and values are written.
 //!
 //! **Invariants:** a forward pass that fails leaves every cache as long as it was. What a sequence gets depends on nothing but itself, bit for bit: not on the others in
-//! the batch, not on how its tokens are cut into passes, not on the threads. A pass writes to memory that the last one left ([`crate::workspace`]).
+//! the batch, how its tokens are cut into passes, the threads or the instructions. A pass writes to memory that the last one left ([`crate::workspace`]).
 
 mod pass;
 

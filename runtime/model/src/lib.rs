@@ -12,7 +12,7 @@
 //! | [`lora`], [`adapter`] | deltas, and how an adapter's file becomes them |
 //! | [`rope`], [`cache`], [`attention`] | positions, keys and values, and the one function over both |
 //! | `pointwise` | the exponential, the gate, the norm |
-//! | `split`, `workspace` | work over the threads; memory of a pass |
+//! | `split`, `vectors`, `workspace` | work over the threads; instructions; memory of a pass |
 //! | [`decoder`] | the graph |
 //!
 //! **Invariants:** base weights are immutable and held once, whatever adapters run on them; nothing is ever merged. All arithmetic is f32. What a sequence gets depends on
@@ -34,6 +34,7 @@ pub mod rope;
 pub mod source;
 mod split;
 mod threads;
+mod vectors;
 pub mod weight;
 mod workspace;
 

@@ -4,7 +4,7 @@
 //! type would round the activations. Products with quantized weights round activations to 8 bits a block of 32: once for all layers that take the same input
 //! ([`Input`]).
 //!
-//! **Invariant:** what a token gets does not depend on the tokens beside it, nor on the threads, bit for bit.
+//! **Invariant:** what a token gets does not depend on the tokens beside it, the threads or the instructions, bit for bit.
 
 use witness_kernels::{Activations, PackedMatrix, PlainMatrix, Pool};
 

@@ -9,6 +9,7 @@
 use witness_kernels::Pool;
 
 use crate::split::{Shared, each_chunk};
+use crate::vectors;
 
 /// Below it `exp` is nothing beside 1.
 const EXPONENT_MIN: f32 = -87.0;
@@ -43,7 +44,7 @@ pub(crate) fn exp(x: f32) -> f32 {
 /// If the lengths differ.
 pub(crate) fn gated(gate: &mut [f32], up: &[f32], pool: &Pool) {
     assert_eq!(gate.len(), up.len(), "a gate for each number");
-    let arch = pulp::Arch::new();
+    let arch = vectors::arch();
     each_chunk(pool, gate, NUMBERS_PER_TASK, |index, gate| {
         let up = &up[index * NUMBERS_PER_TASK..][..gate.len()];
         arch.dispatch(
@@ -84,7 +85,7 @@ pub(crate) fn add_and_norm(
         "rows of one width"
     );
     let chunk = (NUMBERS_PER_TASK / width).max(1) * width;
-    let (arch, out) = (pulp::Arch::new(), Shared::new(out));
+    let (arch, out) = (vectors::arch(), Shared::new(out));
     each_chunk(pool, x, chunk, |index, x| {
         let start = index * chunk;
         // SAFETY: each chunk is one task's alone, and so are the numbers at its place.

@@ -11,6 +11,7 @@ use witness_kernels::Pool;
 
 use crate::error::{ModelError, Result};
 use crate::split::each_chunk;
+use crate::vectors;
 
 /// Numbers that a thread turns at a time: some microseconds.
 const NUMBERS_PER_TASK: usize = 16 << 10;
@@ -241,7 +242,7 @@ impl Rotation {
             return;
         }
         let tokens_per_task = (NUMBERS_PER_TASK / width).max(1);
-        let arch = pulp::Arch::new();
+        let arch = vectors::arch();
         each_chunk(pool, rows, tokens_per_task * width, |task, rows| {
             arch.dispatch(
                 #[inline(always)]

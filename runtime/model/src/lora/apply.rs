@@ -20,6 +20,7 @@ use super::{Delta, Module, Pair, Routes};
 use crate::error::{ModelError, Result};
 use crate::linear::{Input, Linear};
 use crate::split::Shared;
+use crate::vectors;
 
 /// Rows of `A` that a thread takes at a time.
 const RANKS_PER_TASK: usize = 4;
@@ -283,7 +284,7 @@ fn add_rows<'y, B: Number>(
     end: &End<'_>,
     rows: impl Fn(usize) -> &'y mut [f32],
 ) {
-    pulp::Arch::new().dispatch(
+    vectors::arch().dispatch(
         #[inline(always)]
         || {
             for (token, low) in low.chunks_exact(pair.rank).enumerate() {
