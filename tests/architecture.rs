@@ -112,6 +112,7 @@ const UNSAFE: &[&str] = &[
     "quantization",
     "training",
     "kernels",
+    "model",
 ];
 
 /// One of our crates: its folder's name, whether it is a plugin, what it depends on when built.

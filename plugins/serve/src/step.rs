@@ -60,7 +60,7 @@ impl Loaded {
             threads,
             ..
         } = self;
-        let guesses: Vec<Vec<u32>> = running.iter().map(|sequence| with_guess(sequence)).collect();
+        let guesses: Vec<Vec<u32>> = running.iter().map(with_guess).collect();
         let mut batch = Vec::with_capacity(running.len());
         for ((sequence, guess), &n_tokens) in running.iter_mut().zip(&guesses).zip(fed) {
             let Sequence {
