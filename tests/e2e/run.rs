@@ -160,3 +160,34 @@ fn ctrl_c_ends_a_run_that_hangs() {
     );
     assert!(desk.run(["version"]).ok().contains("daemon"));
 }
+
+// What was read and said goes to disk when the model goes, is found when it comes back, and goes with the model that is deleted.
+#[test]
+fn chats_are_kept_until_their_model_is_deleted() {
+    let desk = Desk::with_quick();
+    let kept = || -> Vec<std::path::PathBuf> {
+        let entries = std::fs::read_dir(desk.home().path().join("chats")).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    };
+    let question = "Tell me of plugins and manifests and adapters. ".repeat(6);
+    let ask = || desk.run(["run", "quick", &question]).ok();
+    let first = ask();
+    assert!(kept().is_empty());
+    desk.run(["stop", "quick"]).ok();
+    // Stopping is told at once, the worker takes a moment.
+    let until = |is_so: &dyn Fn() -> bool| {
+        let so = (0..4_000).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            is_so()
+        });
+        assert!(so, "{:?}", kept());
+    };
+    until(&|| {
+        kept()
+            .iter()
+            .any(|path| path.extension().is_some_and(|extension| extension == "kv"))
+    });
+    assert_eq!(ask(), first);
+    desk.run(["rm", "quick"]).ok();
+    until(&|| kept().is_empty());
+}

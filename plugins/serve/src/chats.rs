@@ -27,6 +27,9 @@ const HEADER_BYTES_MAX: u64 = 64 << 20;
 /// Shortest text that is worth a place on the disk: fewer tokens are computed as quickly as found.
 pub(crate) const TOKENS_MIN: usize = 64;
 
+/// Marks the number of a page of the file that is being replaced.
+const OLD: u64 = 1 << 63;
+
 /// Where the chats of a model are kept, and what was kept the last time.
 pub(crate) struct Chats {
     place: ChatsFile,
@@ -110,8 +113,32 @@ impl Chats {
         self.kept = None;
     }
 
-    /// Keeps texts, those that come first before the others, as far as there is room. A text's pages are numbers that `bytes_of` makes the page of.
+    /// Keeps texts, those that come first before the others, as far as there is room; behind them what was kept before and is not the beginning of one of them. A text's
+    /// pages are numbers that `bytes_of` makes the page of.
     pub(crate) fn keep(&mut self, texts: Vec<Text>, bytes_of: impl Fn(u64) -> Option<Vec<u8>>) -> io::Result<()> {
+        let old = self.kept.as_ref().map(|kept| kept.texts.clone()).unwrap_or_default();
+        let is_in = |old: &Text, new: &Text| old.adapter == new.adapter && new.tokens.starts_with(&old.tokens);
+        let old = old.into_iter().filter(|old| !texts.iter().any(|new| is_in(old, new)));
+        let old = old.map(|mut text| {
+            text.pages.iter_mut().for_each(|page| *page |= OLD);
+            text
+        });
+        let all = texts.iter().cloned().chain(old).collect();
+        let of_all = |page: u64| match page & OLD {
+            0 => bytes_of(page),
+            _ => self.page(page & !OLD).ok(),
+        };
+        match self.write(all, of_all) {
+            // Something of the old is damaged: it goes.
+            Err(_) if self.kept.is_some() => {
+                self.kept = None;
+                self.write(texts, bytes_of)
+            }
+            written => written,
+        }
+    }
+
+    fn write(&self, texts: Vec<Text>, bytes_of: impl Fn(u64) -> Option<Vec<u8>>) -> io::Result<()> {
         let record_bytes = self.about.page_bytes + 8;
         let mut room = self.place.bytes_max / record_bytes.max(1);
         let mut header = Header {
@@ -144,7 +171,7 @@ impl Chats {
             };
         }
         let beside = path.with_extension(format!("{}.part", std::process::id()));
-        let written = write(
+        let written = write_file(
             &beside,
             &header,
             records.iter().map_while(|page| bytes_of(*page)),
@@ -158,7 +185,7 @@ impl Chats {
     }
 }
 
-fn write(path: &Path, header: &Header, pages: impl Iterator<Item = Vec<u8>>, n_pages: usize) -> io::Result<()> {
+fn write_file(path: &Path, header: &Header, pages: impl Iterator<Item = Vec<u8>>, n_pages: usize) -> io::Result<()> {
     // Chats are nobody else's to read.
     let file = File::options()
         .write(true)
@@ -300,8 +327,17 @@ mod tests {
             1,
             "nothing is left beside it"
         );
-        // Nothing to keep: the file goes.
-        chats(&path, "one", 330).keep(Vec::new(), page).unwrap();
+        // What was kept before stays behind what is new, unless that goes on from it.
+        let mut again = chats(&path, "one", 1000);
+        again.keep(vec![text("", &[1, 2, 3, 4], &[6])], page).unwrap();
+        let found = chats(&path, "one", 1000);
+        let (best, common) = found.best("a", &[1, 2]).unwrap();
+        assert_eq!((best.pages.as_slice(), common), (&[1, 2][..], 2));
+        assert_eq!(found.page(2).unwrap(), page(5).unwrap());
+        assert_eq!(found.best("", &[1, 2, 3, 4]).unwrap().0.pages, [0]);
+        assert_eq!(found.kept.as_ref().unwrap().texts.len(), 2);
+        // Nothing to keep, and nothing was: the file goes.
+        chats(&path, "other", 330).keep(Vec::new(), page).unwrap();
         assert!(!path.exists());
     }
 

@@ -28,6 +28,16 @@ pub(crate) fn place(settings: &Settings, files: &[FileRef]) -> Option<ChatsFile>
     })
 }
 
+/// Deletes the chats of a base, if there are any.
+pub(crate) fn forget(path: PathBuf) {
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %path.display(), "chats of a deleted model stay: {error}");
+        }
+        _ => {}
+    }
+}
+
 /// Makes the directory, and deletes the oldest files until the rest is within its size. A file that a plugin left half-written goes too.
 ///
 /// # Errors

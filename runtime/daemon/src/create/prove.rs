@@ -10,6 +10,7 @@ use witness_diagnostics::{Diagnostic, Kind};
 use super::order::Order;
 use super::{Lines, say};
 use crate::app::App;
+use crate::chats;
 use crate::models::config::WitnessConfig;
 use crate::models::handle::Want;
 use crate::models::slot::Label;
@@ -34,7 +35,7 @@ pub(super) async fn adapters(
             name: order.name.display_short(),
             ..Label::default()
         },
-        chats: None,
+        chats: chats::place(&app.settings, &order.base.files),
         lease: lease_of(app, &order.base.files),
     };
     say(lines, "loading model to check its adapters").await;

@@ -10,6 +10,7 @@
 //! ```
 
 use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ use witness_scheduler::{Action, KeepAlive, LoadId, Rejection, RequestId, Schedul
 use super::handle::{Loaded, Message, Refusal, Snapshot, Want};
 use super::library::shutting_down;
 use super::slot::Slot;
+use crate::chats;
 use crate::engine::Engine;
 use crate::limits::WORKER_GRACE;
 
@@ -43,6 +45,7 @@ pub(super) fn start(
         slots: HashMap::new(),
         failures: HashMap::new(),
         collect_when_free: BTreeSet::new(),
+        forget_when_free: BTreeSet::new(),
         closing: None,
     };
     tokio::spawn(actor.run(receiver));
@@ -65,6 +68,8 @@ struct Actor {
     failures: HashMap<LoadId, Diagnostic>,
     /// Blobs of deleted models that a loaded base may still use.
     collect_when_free: BTreeSet<Digest>,
+    /// Chats of deleted models, which a worker on its way out may write once more.
+    forget_when_free: BTreeSet<PathBuf>,
     closing: Option<oneshot::Sender<()>>,
 }
 
@@ -127,6 +132,9 @@ impl Actor {
             Message::Gone(load) => {
                 self.slots.remove(&load);
                 self.collect();
+                std::mem::take(&mut self.forget_when_free)
+                    .into_iter()
+                    .for_each(chats::forget);
                 self.scheduler.unloaded(now, load)
             }
             Message::Unload { key, reply } => {
@@ -136,6 +144,13 @@ impl Actor {
             }
             Message::CollectWhenFree(digests) => {
                 self.collect_when_free.extend(digests);
+                Vec::new()
+            }
+            Message::ForgetChats(path) => {
+                chats::forget(path.clone());
+                if !self.slots.is_empty() {
+                    self.forget_when_free.insert(path);
+                }
                 Vec::new()
             }
             Message::Snapshot(reply) => {

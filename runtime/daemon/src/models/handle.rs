@@ -3,6 +3,7 @@
 //! The channel is unbounded because [`Held`] reports from `drop`; what is in it is bounded by the connections: each holds one request and
 //! a request sends two messages.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -97,6 +98,7 @@ pub(super) enum Message {
         reply: oneshot::Sender<bool>,
     },
     CollectWhenFree(Vec<Digest>),
+    ForgetChats(PathBuf),
     Snapshot(oneshot::Sender<Snapshot>),
     Close(oneshot::Sender<()>),
 }
@@ -163,6 +165,11 @@ impl Models {
     /// Asks that blobs of a deleted model are collected when a base that still uses them has let go.
     pub(crate) fn collect_when_free(&self, digests: Vec<Digest>) {
         let _ = self.sender.send(Message::CollectWhenFree(digests));
+    }
+
+    /// Asks that the chats of a deleted model go, also those that its worker still writes on its way out.
+    pub(crate) fn forget_chats(&self, path: PathBuf) {
+        let _ = self.sender.send(Message::ForgetChats(path));
     }
 
     /// Returns what is loaded and who waits.

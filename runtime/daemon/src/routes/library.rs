@@ -11,6 +11,7 @@ use witness_scheduler::KeepAlive;
 
 use crate::app::{App, VERSION};
 use crate::body::Json;
+use crate::chats;
 use crate::models::library::{blocking, parse_name, shutting_down};
 use crate::models::slot::Label;
 use crate::reckon::label_of;
@@ -116,8 +117,12 @@ pub(super) async fn delete(State(app): State<Arc<App>>, Json(request): Json<Dele
         .loaded
         .iter()
         .any(|loaded| loaded.view.key == stored.base_key && loaded.slot.label().name == name);
-    if is_shown || !app.library.is_base_named(&stored).await? {
+    let is_named = app.library.is_base_named(&stored).await?;
+    if is_shown || !is_named {
         app.models.unload(&stored.base_key).await;
+    }
+    if !is_named && let Some(place) = chats::place(&app.settings, &stored.base.files) {
+        app.models.forget_chats(place.path);
     }
     app.models.collect_when_free(stored.digests());
     Ok(reply::empty())
