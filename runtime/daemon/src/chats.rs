@@ -5,7 +5,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use witness_plugin_protocol::{ChatsFile, FileRef};
@@ -29,8 +29,8 @@ pub(crate) fn place(settings: &Settings, files: &[FileRef]) -> Option<ChatsFile>
 }
 
 /// Deletes the chats of a base, if there are any.
-pub(crate) fn forget(path: PathBuf) {
-    match fs::remove_file(&path) {
+pub(crate) fn forget(path: &Path) {
+    match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             tracing::warn!(path = %path.display(), "chats of a deleted model stay: {error}");
         }

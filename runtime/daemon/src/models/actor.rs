@@ -9,7 +9,7 @@
 //!  drop Held ── Finished ──> loop          ── Unload ──> task: worker stops ── Gone ──> loop
 //! ```
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,7 +45,7 @@ pub(super) fn start(
         slots: HashMap::new(),
         failures: HashMap::new(),
         collect_when_free: BTreeSet::new(),
-        forget_when_free: BTreeSet::new(),
+        forget_when_free: BTreeMap::new(),
         closing: None,
     };
     tokio::spawn(actor.run(receiver));
@@ -68,8 +68,8 @@ struct Actor {
     failures: HashMap<LoadId, Diagnostic>,
     /// Blobs of deleted models that a loaded base may still use.
     collect_when_free: BTreeSet<Digest>,
-    /// Chats of deleted models, which a worker on its way out may write once more.
-    forget_when_free: BTreeSet<PathBuf>,
+    /// Chats of deleted bases, by their keys: a worker on its way out may write them once more.
+    forget_when_free: BTreeMap<String, PathBuf>,
     closing: Option<oneshot::Sender<()>>,
 }
 
@@ -132,9 +132,6 @@ impl Actor {
             Message::Gone(load) => {
                 self.slots.remove(&load);
                 self.collect();
-                std::mem::take(&mut self.forget_when_free)
-                    .into_iter()
-                    .for_each(chats::forget);
                 self.scheduler.unloaded(now, load)
             }
             Message::Unload { key, reply } => {
@@ -146,11 +143,8 @@ impl Actor {
                 self.collect_when_free.extend(digests);
                 Vec::new()
             }
-            Message::ForgetChats(path) => {
-                chats::forget(path.clone());
-                if !self.slots.is_empty() {
-                    self.forget_when_free.insert(path);
-                }
+            Message::ForgetChats { key, path } => {
+                self.forget_when_free.insert(key, path);
                 Vec::new()
             }
             Message::Snapshot(reply) => {
@@ -162,6 +156,7 @@ impl Actor {
                 self.scheduler.close()
             }
         };
+        self.forget_chats();
         self.carry_out(actions);
     }
 
@@ -291,6 +286,21 @@ impl Actor {
             diagnostic,
             retry_after_ms,
         }));
+    }
+
+    /// Deletes the chats of deleted models, save those whose worker has not ended: it may be writing them.
+    fn forget_chats(&mut self) {
+        if self.forget_when_free.is_empty() {
+            return;
+        }
+        let loads = self.scheduler.loads();
+        self.forget_when_free.retain(|key, path| {
+            let has_worker = loads.iter().any(|load| load.key == *key);
+            if !has_worker {
+                chats::forget(path);
+            }
+            has_worker
+        });
     }
 
     fn collect(&mut self) {

@@ -98,7 +98,10 @@ pub(super) enum Message {
         reply: oneshot::Sender<bool>,
     },
     CollectWhenFree(Vec<Digest>),
-    ForgetChats(PathBuf),
+    ForgetChats {
+        key: String,
+        path: PathBuf,
+    },
     Snapshot(oneshot::Sender<Snapshot>),
     Close(oneshot::Sender<()>),
 }
@@ -167,9 +170,10 @@ impl Models {
         let _ = self.sender.send(Message::CollectWhenFree(digests));
     }
 
-    /// Asks that the chats of a deleted model go, also those that its worker still writes on its way out.
-    pub(crate) fn forget_chats(&self, path: PathBuf) {
-        let _ = self.sender.send(Message::ForgetChats(path));
+    /// Asks that the chats of a deleted base go as soon as no worker has it loaded: one on its way out still writes them.
+    pub(crate) fn forget_chats(&self, key: &str, path: PathBuf) {
+        let key = key.to_owned();
+        let _ = self.sender.send(Message::ForgetChats { key, path });
     }
 
     /// Returns what is loaded and who waits.

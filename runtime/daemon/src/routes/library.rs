@@ -122,7 +122,7 @@ pub(super) async fn delete(State(app): State<Arc<App>>, Json(request): Json<Dele
         app.models.unload(&stored.base_key).await;
     }
     if !is_named && let Some(place) = chats::place(&app.settings, &stored.base.files) {
-        app.models.forget_chats(place.path);
+        app.models.forget_chats(&stored.base_key, place.path);
     }
     app.models.collect_when_free(stored.digests());
     Ok(reply::empty())
