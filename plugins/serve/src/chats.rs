@@ -77,13 +77,10 @@ impl Chats {
     }
 
     /// Returns the kept text that has the longest beginning in common with `tokens`, and how long that is.
-    pub(crate) fn best(&self, adapter: &str, tokens: &[u32]) -> Option<(Text, usize)> {
+    pub(crate) fn best(&self, adapter: &str, tokens: &[u32]) -> Option<(&Text, usize)> {
         let texts = self.kept.as_ref()?.texts.iter().filter(|text| text.adapter == adapter);
         let common = |text: &Text| text.tokens.iter().zip(tokens).take_while(|(a, b)| a == b).count();
-        texts
-            .map(|text| (common(text), text))
-            .max_by_key(|(common, _)| *common)
-            .map(|(common, text)| (text.clone(), common))
+        texts.map(|text| (text, common(text))).max_by_key(|(_, common)| *common)
     }
 
     /// Reads a page.
@@ -359,7 +356,7 @@ mod tests {
                 }
             }
             if let Some((text, _)) = found.best("", &[1, 2, 3]) {
-                assert_eq!((text.tokens, text.pages), (vec![1, 2, 3], vec![0, 1]));
+                assert_eq!((&text.tokens[..], &text.pages[..]), (&[1, 2, 3][..], &[0, 1][..]));
             }
         };
         for length in 0..whole.len() {

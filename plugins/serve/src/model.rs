@@ -181,18 +181,12 @@ impl Loaded {
     /// Runs a batch on the model's threads.
     pub(crate) fn forward_batch(&mut self, batch: &mut [Advance<'_>]) -> Result<Vec<Rows>, Diagnostic> {
         let Loaded { engine, threads, .. } = self;
-        match threads {
-            Some(threads) => threads.install(|| engine.forward(batch)),
-            None => engine.forward(batch),
-        }
+        Threads::run_on(threads.as_ref(), || engine.forward(batch))
     }
 
     /// Computes on the model's threads.
     pub(crate) fn on_threads<R: Send>(&self, compute: impl FnOnce() -> R + Send) -> R {
-        match &self.threads {
-            Some(threads) => threads.install(compute),
-            None => compute(),
-        }
+        Threads::run_on(self.threads.as_ref(), compute)
     }
 
     /// Attaches an adapter for whoever runs the engine by itself.

@@ -53,7 +53,7 @@ impl Pages {
         self.pool.n_free() >= wanted
     }
 
-    /// Takes back pages that were kept on disk, as far as they hold `n_tokens` of `tokens`. `bytes_of` returns what a page held.
+    /// Takes back the pages of `tokens` that were kept on disk, if there is room for all of them. `bytes_of` returns what a page held.
     ///
     /// # Errors
     /// A page cannot be read; nothing is taken then.
@@ -64,7 +64,8 @@ impl Pages {
         n_pages: usize,
         bytes_of: impl Fn(usize) -> std::io::Result<Vec<u8>>,
     ) -> std::io::Result<()> {
-        if !self.make_room(n_pages) {
+        // Asked first, so that nothing is let go in vain.
+        if n_pages > self.n_available() || !self.make_room(n_pages) {
             return Ok(());
         }
         let pages = (0..n_pages).map(|index| {

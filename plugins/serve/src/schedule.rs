@@ -10,6 +10,8 @@
 //! A sequence that was set back reads its prompt and its answer so far again, which gives the same keys and values, since rows do not depend on each other; it
 //! goes on where it was.
 
+use std::collections::BTreeMap;
+
 use witness_model::{KvPage, PAGE_TOKENS};
 use witness_plugin_sdk::{Level, log};
 
@@ -68,29 +70,20 @@ impl Loaded {
             return;
         };
         let known = pages.texts();
-        let mut numbered: Vec<&KvPage> = Vec::new();
+        let mut by_id: BTreeMap<u64, &KvPage> = BTreeMap::new();
         let mut texts = Vec::new();
         for (key, tokens, pages) in &known {
             let (Some(adapter), true) = (names.get(key), tokens.len() >= chats::TOKENS_MIN) else {
                 continue;
             };
-            let first = numbered.len() as u64;
-            numbered.extend(pages);
-            let pages = (first..numbered.len() as u64).map(|number| {
-                // A page of several texts goes by its first number.
-                let page = numbered[number as usize];
-                numbered
-                    .iter()
-                    .position(|other| other.is_same(page))
-                    .unwrap_or(number as usize) as u64
-            });
+            by_id.extend(pages.iter().map(|page| (page.id(), page)));
             texts.push(chats::Text {
                 adapter: adapter.clone(),
                 tokens: tokens.clone(),
-                pages: pages.collect(),
+                pages: pages.iter().map(KvPage::id).collect(),
             });
         }
-        let kept = chats.keep(texts, |number| Some(numbered.get(number as usize)?.to_bytes()));
+        let kept = chats.keep(texts, |id| Some(by_id.get(&id)?.to_bytes()));
         if let Err(error) = kept {
             log(Level::Warn, &format!("chats cannot be kept on disk: {error}"));
         }

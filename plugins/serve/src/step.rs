@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use witness_batching::{Pending, shares};
 use witness_diagnostics::Diagnostic;
+use witness_model::Threads;
 use witness_plugin_protocol::DoneReason;
 use witness_plugin_sdk::{Level, ServeEvent, log};
 
@@ -88,11 +89,7 @@ impl Loaded {
                 n_logits: if is_last { guess.len().max(1) } else { 0 },
             });
         }
-        let mut rows = match threads {
-            Some(threads) => threads.install(|| engine.forward(&mut batch)),
-            None => engine.forward(&mut batch),
-        }?
-        .into_iter();
+        let mut rows = Threads::run_on(threads.as_ref(), || engine.forward(&mut batch))?.into_iter();
         let rows_of = fed.iter().map(|&n_tokens| match n_tokens {
             0 => Rows::new(),
             _ => rows.next().unwrap_or_default(),

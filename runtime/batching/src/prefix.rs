@@ -163,13 +163,6 @@ impl<P: Clone> PrefixTree<P> {
         }
     }
 
-    /// Lets go of all pages.
-    pub fn clear(&mut self) {
-        self.nodes.clear();
-        self.vacant.clear();
-        self.roots.clear();
-    }
-
     /// Visits each text that ends in a page which none follows: its key, its tokens, its pages, and when it was used, in the order of that number.
     pub fn for_each(&self, mut visit: impl FnMut(u64, &[u32], &[P])) {
         let mut leaves: Vec<(u64, usize)> = (0..self.nodes.len())

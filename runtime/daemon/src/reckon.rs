@@ -253,6 +253,15 @@ mod tests {
         assert_eq!(kv_of(&info, 16, None, 4 * 300_000), 200_000, "what the weights leave");
     }
 
+    // Settings know the names alone; one that only they took would be as if nobody had set it.
+    #[test]
+    fn types_that_can_be_set_are_those_that_plugins_are_told() {
+        assert_eq!(
+            witness_settings::KV_CACHE_TYPES,
+            KvCacheType::ALL.map(KvCacheType::name)
+        );
+    }
+
     #[test]
     fn shapes_differ_by_context_and_threads() {
         let shape = |num_ctx, num_thread| {

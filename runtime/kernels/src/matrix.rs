@@ -102,10 +102,10 @@ impl PackedMatrix {
             });
         }
         let (format, len) = measure(kind, n_rows, n_columns)?;
-        let all: &[u8] = (*owner).as_ref();
-        let found = all.get(range.clone()).ok_or(KernelError::Packed {
+        let bytes = Bytes::lent(owner, range).ok_or(KernelError::Packed {
             detail: "end beyond the bytes that hold them",
         })?;
+        let found = bytes.as_slice();
         if found.len() != len {
             return Err(KernelError::Length {
                 what: "a packed matrix",
@@ -123,11 +123,7 @@ impl PackedMatrix {
             format,
             n_rows,
             n_columns,
-            bytes: Bytes::Lent {
-                owner,
-                offset: range.start,
-                len,
-            },
+            bytes,
         })
     }
 

@@ -9,6 +9,7 @@
 )]
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{KernelError, Result};
@@ -33,6 +34,17 @@ pub(crate) enum Bytes {
 }
 
 impl Bytes {
+    /// Takes a part of somebody's bytes; nothing where it ends beyond them.
+    pub(crate) fn lent(owner: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Option<Bytes> {
+        let all: &[u8] = (*owner).as_ref();
+        let len = all.get(range.clone())?.len();
+        Some(Bytes::Lent {
+            owner,
+            offset: range.start,
+            len,
+        })
+    }
+
     pub(crate) fn as_slice(&self) -> &[u8] {
         match self {
             Bytes::Owned(buffer) => buffer.as_slice(),

@@ -61,20 +61,17 @@ impl PlainMatrix {
         range: Range<usize>,
     ) -> Result<PlainMatrix> {
         let len = measure(kind, n_rows, n_columns)?;
-        let all: &[u8] = (*owner).as_ref();
-        let found = all.get(range.clone()).map_or(all.len(), <[u8]>::len);
-        if found != len || all.get(range.clone()).is_none() {
+        let n_bytes = (*owner).as_ref().len();
+        let bytes = Bytes::lent(owner, range).ok_or_else(|| wrong_length(n_bytes, len))?;
+        let found = bytes.as_slice().len();
+        if found != len {
             return Err(wrong_length(found, len));
         }
         Ok(PlainMatrix {
             kind,
             n_rows,
             n_columns,
-            bytes: Bytes::Lent {
-                owner,
-                offset: range.start,
-                len,
-            },
+            bytes,
         })
     }
 

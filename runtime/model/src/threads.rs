@@ -28,6 +28,14 @@ impl Threads {
         })
     }
 
+    /// Runs `f` on some threads, or on those of the process.
+    pub fn run_on<R: Send>(threads: Option<&Threads>, f: impl FnOnce() -> R + Send) -> R {
+        match threads {
+            Some(threads) => threads.install(f),
+            None => f(),
+        }
+    }
+
     /// Runs `f`, whose computing is done on these threads.
     pub fn install<R: Send>(&self, f: impl FnOnce() -> R + Send) -> R {
         self.rest.install(|| self.kernels.install(f))

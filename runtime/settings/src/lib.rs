@@ -30,7 +30,7 @@ pub use error::SettingsError;
 pub use host::{DEFAULT_PORT, HostAddr};
 pub use keys::{KEYS, Key};
 pub use quantity::KeepAlive;
-pub use resolve::{Environment, Overrides, Settings, Source, process_environment, resolve};
+pub use resolve::{Environment, KV_CACHE_TYPES, Overrides, Settings, Source, process_environment, resolve};
 
 #[cfg(test)]
 mod tests;

@@ -63,7 +63,7 @@ impl fmt::Display for Source {
 }
 
 /// Ways to store keys and values.
-const KV_CACHE_TYPES: [&str; 3] = ["f32", "f16", "q8_0"];
+pub const KV_CACHE_TYPES: [&str; 3] = ["f32", "f16", "q8_0"];
 
 /// Every setting, resolved and valid. All paths are absolute; none is created.
 #[derive(Clone, Debug)]

@@ -47,7 +47,7 @@ impl Scores {
     ) -> Result<(), Diagnostic> {
         let length = rows.first().map_or(0, Vec::len);
         let reference = self.beside.take(rows.len(), length)?;
-        let mut score = || -> Vec<Option<(f64, Option<Distance>)>> {
+        let score = || -> Vec<Option<(f64, Option<Distance>)>> {
             rows.par_iter_mut()
                 .enumerate()
                 .map(|(index, row)| {
@@ -62,11 +62,7 @@ impl Scores {
                 })
                 .collect()
         };
-        let scored = match threads {
-            Some(threads) => threads.install(score),
-            None => score(),
-        };
-        for score in scored {
+        for score in Threads::run_on(threads, score) {
             let (loss, distance) = score.ok_or_else(not_finite)?;
             self.losses.push(loss);
             self.distances.extend(distance);

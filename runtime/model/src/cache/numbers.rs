@@ -41,11 +41,6 @@ impl KvType {
         }
     }
 
-    /// Returns the type of a name.
-    pub fn named(name: &str) -> Option<KvType> {
-        KvType::ALL.into_iter().find(|kind| kind.name() == name)
-    }
-
     /// Returns the bytes that a vector of so many numbers takes.
     pub(super) fn vector_bytes(self, head_dim: usize) -> usize {
         match self {

@@ -3,7 +3,7 @@
 //! A page is lent until its last holder lets go, so that sequences which begin alike hold the same pages. Memory of a page that came back is used again; none is
 //! touched before the first page needs it.
 //!
-//! **Invariant:** `n_lent()` pages have holders, never more than `max_pages()`.
+//! **Invariant:** `n_lent()` pages have holders, never more than it was made for.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -84,11 +84,6 @@ impl KvPool {
         self.kind
     }
 
-    /// Returns the number of pages that there can be.
-    pub fn max_pages(&self) -> usize {
-        self.max_pages
-    }
-
     /// Returns the number of pages that somebody holds.
     pub fn n_lent(&self) -> usize {
         self.state().n_lent
@@ -102,11 +97,6 @@ impl KvPool {
     /// Returns the bytes of a page.
     pub fn page_bytes(&self) -> usize {
         PAGE_TOKENS * self.shape.bytes_per_token(self.kind)
-    }
-
-    /// Frees the memory of pages that nobody holds.
-    pub fn shrink(&self) {
-        self.state().returned = Vec::new();
     }
 
     /// Lends a page that holds what [`KvPage::to_bytes`] gave, of a pool of the same shape and type.
@@ -166,9 +156,9 @@ impl KvPage {
         Arc::strong_count(&self.0) > 1
     }
 
-    /// Says whether two are the same page.
-    pub fn is_same(&self, other: &KvPage) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+    /// Returns a number that no other page has while somebody holds this one.
+    pub fn id(&self) -> u64 {
+        Arc::as_ptr(&self.0).addr() as u64
     }
 
     /// Returns what it holds, to be kept elsewhere.
