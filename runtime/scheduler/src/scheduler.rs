@@ -96,6 +96,43 @@ impl Scheduler {
         self.plan(now_ms)
     }
 
+    /// A load asks for `bytes` more, for something that it can do without. Idle loads make room for it, the one unused longest first, if there is enough of them; until
+    /// they are gone the answer is no. Returns whether it has the room.
+    pub fn grow(&mut self, now_ms: u64, load: LoadId, bytes: u64) -> (bool, Vec<Action>) {
+        let wanted = self.used_bytes().saturating_add(bytes);
+        let mut missing = wanted.saturating_sub(self.config.budget_bytes);
+        if missing == 0 {
+            if let Some(load) = self.load_mut(load) {
+                load.bytes = load.bytes.saturating_add(bytes);
+            }
+            return (true, self.plan(now_ms));
+        }
+        let leaving = self.loads.iter().filter(|load| load.stage == Stage::Unloading);
+        missing = missing.saturating_sub(leaving.map(|load| load.bytes).sum());
+        let mut idle: Vec<&mut Load> = self
+            .loads
+            .iter_mut()
+            .filter(|other| other.is_idle() && other.id != load)
+            .collect();
+        if idle.iter().map(|load| load.bytes).sum::<u64>() < missing {
+            return (false, Vec::new());
+        }
+        idle.sort_by_key(|load| (load.idle_since_ms, load.id));
+        let mut actions = Vec::new();
+        for load in idle {
+            if missing == 0 {
+                break;
+            }
+            missing = missing.saturating_sub(load.bytes);
+            load.stage = Stage::Unloading;
+            actions.push(Action::Unload {
+                load: load.id,
+                reason: UnloadReason::Evicted,
+            });
+        }
+        (false, actions)
+    }
+
     /// A load failed: whoever waits for it is refused, so that nothing is tried again on its own.
     pub fn load_failed(&mut self, now_ms: u64, load: LoadId) -> Vec<Action> {
         let Some(at) = self.loads.iter().position(|known| known.id == load) else {

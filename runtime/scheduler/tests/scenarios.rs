@@ -1,6 +1,6 @@
 //! Scenarios as text: one event a line with its time, and after `->` the actions that must follow.
 //!
-//! `request ID KEY[@SHAPE] BYTES KEEP` (keep-alive in ms, or `forever`), `loaded L BYTES`, `resized L BYTES`, `failed L`, `finished ID`,
+//! `request ID KEY[@SHAPE] BYTES KEEP` (keep-alive in ms, or `forever`), `loaded L BYTES`, `resized L BYTES`, `grow L BYTES yes|no`, `failed L`, `finished ID`,
 //! `gone L`, `unload KEY`, `tick`, `close`. Loads are named L1, L2, .. in the order in which they start. The clock is the first number.
 
 #![expect(clippy::unwrap_used, reason = "a scenario that does not parse is a broken test")]
@@ -69,6 +69,11 @@ fn play(config: Config, scenario: &str) -> Scheduler {
             "request" => scheduler.request(now, RequestId(number(words[2])), demand(&words[3..])),
             "loaded" => scheduler.loaded(now, LoadId(number(words[2])), number(words[3])),
             "resized" => scheduler.resized(now, LoadId(number(words[2])), number(words[3])),
+            "grow" => {
+                let (may, actions) = scheduler.grow(now, LoadId(number(words[2])), number(words[3]));
+                assert_eq!(if may { "yes" } else { "no" }, words[4], "answer to `{event}`");
+                actions
+            }
             "failed" => scheduler.load_failed(now, LoadId(number(words[2]))),
             "finished" => scheduler.finished(now, RequestId(number(words[2]))),
             "gone" => scheduler.unloaded(now, LoadId(number(words[2]))),
@@ -410,4 +415,28 @@ fn invariants_hold_under_random_events() {
         }
     }
     assert!(open.is_empty(), "left waiting: {open:?}");
+}
+
+// What a base can do without gets room that nobody uses, then that of idle loads once they are gone, and never that of busy ones.
+#[test]
+fn a_load_grows_into_what_is_idle() {
+    let scheduler = play(
+        ROOMY,
+        "0  request 1 a 300 forever -> load L1 a@1 for 1
+         1  loaded L1 300           -> run 1 L1
+         2  request 2 b 300 forever -> load L2 b@1 for 2
+         3  loaded L2 300           -> run 2 L2
+         4  request 3 c 300 forever -> load L3 c@1 for 3
+         5  loaded L3 300           -> run 3 L3
+         6  grow L1 100 yes         ->
+         7  grow L1 200 no          ->
+         8  finished 3              ->
+         9  grow L1 900 no          ->
+         10 grow L1 200 no          -> unload L3 Evicted
+         11 grow L1 200 no          ->
+         12 gone L3                 ->
+         13 grow L1 200 yes         ->
+         14 resized L1 550          ->",
+    );
+    assert_eq!(scheduler.used_bytes(), 850);
 }
