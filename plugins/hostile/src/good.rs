@@ -83,6 +83,7 @@ impl Serve for Echo {
         Ok(InspectReply {
             model: file.info(),
             adapters,
+            draft: None,
         })
     }
 

@@ -10,6 +10,7 @@
 //! | `engine`, `foreign` | what computes logits |
 //! | `prompt`, `constraint`, `sequence` | one request: its tokens, what may come, what has come |
 //! | `model`, `schedule`, `step` | one loaded model: adapters, who runs, batches |
+//! | `draft` | guesses of a small model of the same vocabulary |
 //! | `pages`, `chats` | keys and values of all sequences, and beginnings that are known; those on disk |
 //! | `measure` | perplexity, divergence and importance of columns, by the same engine |
 //!
@@ -20,6 +21,7 @@ mod bundle;
 mod chats;
 mod constraint;
 mod descriptor;
+mod draft;
 mod engine;
 mod error;
 mod foreign;

@@ -14,12 +14,14 @@ use std::sync::Arc;
 use witness_diagnostics::{Diagnostic, Kind, near_miss};
 use witness_model::{Adapter, Model, SequenceStep, Threads};
 use witness_plugin_protocol::{
-    AdapterCheck, AdapterInfo, AdapterSpec, GenerateRequest, LoadAdapterReply, LoadAdapterRequest, ModelInfo, Started,
+    AdapterCheck, AdapterInfo, AdapterSpec, GenerateRequest, KvCacheType, LoadAdapterReply, LoadAdapterRequest,
+    ModelInfo, Started,
 };
 use witness_template::ChatTemplate;
 use witness_tokenizer::Tokenizer;
 
 use crate::chats::{self, Chats};
+use crate::draft::Draft;
 use crate::engine::{Advance, Engine, Rows, State};
 use crate::error;
 use crate::inspect::open_adapter;
@@ -52,7 +54,9 @@ pub struct Loaded {
     pub(crate) limits: Limits,
     pub(crate) num_parallel: usize,
     adapters: BTreeMap<String, Attached>,
-    last_key: PrefixKey,
+    pub(crate) drafts: BTreeMap<String, Draft>,
+    /// Given to each adapter and draft in turn.
+    pub(crate) last_key: PrefixKey,
     pub(crate) waiting: VecDeque<Sequence>,
     pub(crate) running: Vec<Sequence>,
     /// Nothing for an engine whose states cannot be shared.
@@ -60,6 +64,8 @@ pub struct Loaded {
     /// Nothing where chats are not kept on disk.
     pub(crate) chats: Option<Chats>,
     pub(crate) threads: Option<Threads>,
+    /// How keys and values of a draft are to be stored, if somebody says.
+    pub(crate) kv_cache_type: Option<KvCacheType>,
 }
 
 /// Parts of a loaded model.
@@ -75,6 +81,7 @@ pub(crate) struct Parts {
     /// Nothing where chats are not kept on disk.
     pub(crate) chats: Option<Chats>,
     pub(crate) threads: Option<Threads>,
+    pub(crate) kv_cache_type: Option<KvCacheType>,
 }
 
 impl Loaded {
@@ -92,12 +99,14 @@ impl Loaded {
             limits,
             num_parallel: parts.num_parallel,
             adapters: BTreeMap::new(),
+            drafts: BTreeMap::new(),
             last_key: 0,
             waiting: VecDeque::new(),
             running: Vec::new(),
             pages: parts.pages,
             chats: parts.chats,
             threads: parts.threads,
+            kv_cache_type: parts.kv_cache_type,
         }
     }
 
@@ -113,7 +122,8 @@ impl Loaded {
 
     /// Returns what is wrong with the account of keys and values, if anything is. Asked while no sequence runs or waits.
     pub fn account_fault(&self) -> Option<String> {
-        self.pages.as_ref().and_then(Pages::fault)
+        let of_drafts = self.drafts.values().map(|draft| &draft.pages);
+        self.pages.iter().chain(of_drafts).find_map(Pages::fault)
     }
 
     /// Returns the graph, when the model runs on it.
@@ -121,9 +131,16 @@ impl Loaded {
         self.engine.graph()
     }
 
-    /// Attaches an adapter, and proves on request that it changes something.
+    /// Attaches an adapter, and proves on request that it changes something; or a draft.
     pub(crate) fn load_adapter(&mut self, request: LoadAdapterRequest) -> Result<LoadAdapterReply, Diagnostic> {
-        let LoadAdapterRequest { adapter: spec, check } = request;
+        let LoadAdapterRequest {
+            adapter: spec,
+            check,
+            draft,
+        } = request;
+        if let Some(options) = draft {
+            return self.load_draft(spec, options);
+        }
         let Some(model) = self.engine.graph() else {
             let message = format!(
                 "models of architecture `{}` run without adapters here",
@@ -195,6 +212,7 @@ impl Loaded {
         self.load_adapter(LoadAdapterRequest {
             adapter: spec,
             check: false,
+            draft: None,
         })?;
         let attached = self.adapters.get(&name);
         attached
@@ -202,8 +220,11 @@ impl Loaded {
             .ok_or_else(|| self.no_such_adapter(&name))
     }
 
-    /// Detaches an adapter. Sequences that run with it keep it until they end.
+    /// Detaches an adapter: sequences that run with it keep it until they end. Or a draft: they go on without its guesses.
     pub(crate) fn unload_adapter(&mut self, name: &str) -> Result<(), Diagnostic> {
+        if self.drafts.remove(name).is_some() {
+            return Ok(());
+        }
         let attached = self.adapters.remove(name).ok_or_else(|| self.no_such_adapter(name))?;
         self.forget(&attached);
         Ok(())
@@ -257,6 +278,7 @@ impl Loaded {
             }
             None => None,
         };
+        let drafting = request.draft.as_deref().map(|name| self.drafting(name)).transpose()?;
         let tokens = prompt::tokens(request, &self.tokenizer, &self.template)?;
         let ready = prompt::fit(tokens, request, self.limits, self.tokenizer.bos())?;
         let seed = request.sampling.seed.unwrap_or_else(fresh_seed);
@@ -275,6 +297,7 @@ impl Loaded {
             number,
             tokens: ready.tokens,
             worn,
+            drafting,
             seed,
             num_ctx: self.limits.num_ctx,
         };
@@ -299,7 +322,7 @@ impl Loaded {
     }
 }
 
-fn same_files(one: &AdapterSpec, other: &AdapterSpec) -> bool {
+pub(crate) fn same_files(one: &AdapterSpec, other: &AdapterSpec) -> bool {
     one.files.len() == other.files.len()
         && one.files.iter().zip(&other.files).all(|(one, other)| {
             let same_content = if one.digest.is_empty() {

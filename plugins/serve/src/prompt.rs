@@ -182,6 +182,7 @@ mod tests {
         GenerateRequest {
             prompt: Prompt::Tokens { ids: Vec::new() },
             adapter: None,
+            draft: None,
             sampling: SamplingOptions {
                 num_predict,
                 ..SamplingOptions::default()

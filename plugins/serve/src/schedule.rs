@@ -94,6 +94,7 @@ impl Loaded {
         if let (Some(pages), Some(State::Graph(cache))) = (&mut self.pages, &sequence.state) {
             pages.keep(sequence.key(), &sequence.tokens, cache);
         }
+        self.keep_draft(sequence);
     }
 
     /// Moves waiting sequences into free places.
@@ -147,6 +148,9 @@ impl Loaded {
                 self.keep(&sequence);
                 sequence.state = None;
                 sequence.guess.clear();
+                if let Some(drafting) = &mut sequence.drafting {
+                    drafting.set_back();
+                }
                 self.waiting.push_front(sequence);
             }
         }

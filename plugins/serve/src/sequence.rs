@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use witness_batching::{Pending, Speculation, draft};
+use witness_batching::{Pending, Speculation, look_up};
 use witness_diagnostics::Diagnostic;
 use witness_model::Adapter;
 use witness_plugin_protocol::{Alternative, Done, DoneReason, GenerateRequest, SamplingOptions};
@@ -12,6 +12,7 @@ use witness_sampling::{LogProbs, Sampler, SamplerConfig};
 use witness_tokenizer::{DecodeStream, Tokenizer};
 
 use crate::constraint::Constraint;
+use crate::draft::Drafting;
 use crate::engine::State;
 use crate::error;
 use crate::pages::PrefixKey;
@@ -41,7 +42,10 @@ pub(crate) struct Sequence {
     pub(crate) state: Option<State>,
     /// Tokens that were fed behind the last one in this step, to be compared with what is chosen.
     pub(crate) guess: Vec<u32>,
+    /// Whether guesses from the text itself pay.
     pub(crate) speculation: Speculation,
+    /// Nothing without a draft.
+    pub(crate) drafting: Option<Drafting>,
     pub(crate) prompt_time: Duration,
     pub(crate) generate_time: Duration,
     sampler: Sampler,
@@ -69,6 +73,7 @@ pub(crate) struct Admission {
     pub(crate) number: u64,
     pub(crate) tokens: Vec<u32>,
     pub(crate) worn: Option<Worn>,
+    pub(crate) drafting: Option<Drafting>,
     pub(crate) seed: u64,
     pub(crate) num_ctx: usize,
 }
@@ -90,6 +95,7 @@ impl Sequence {
             state: None,
             guess: Vec::new(),
             speculation: Speculation::default(),
+            drafting: admission.drafting,
             prompt_time: Duration::ZERO,
             generate_time: Duration::ZERO,
             sampler: Sampler::new(sampler_config(options), admission.seed).map_err(|error| error::sampling(&error))?,
@@ -121,13 +127,32 @@ impl Sequence {
         }
     }
 
-    /// Guesses what follows, where that may pay and all of it could be said.
+    /// Guesses from the text itself what follows, where that may pay.
     pub(crate) fn guess_ahead(&mut self) {
+        let max = self.n_guessable(&self.speculation);
+        self.guess.clear();
+        self.guess.extend_from_slice(look_up(&self.tokens, max));
+    }
+
+    /// Returns how many tokens to guess: as many as may pay and could all be said.
+    pub(crate) fn n_guessable(&self, speculation: &Speculation) -> usize {
         let sayable = self.tokens_max.saturating_sub(self.n_generated() + 1);
         let fitting = self.context.saturating_sub(self.tokens.len());
-        let max = self.speculation.len_wanted().min(sayable).min(fitting);
-        self.guess.clear();
-        self.guess.extend_from_slice(draft(&self.tokens, max));
+        speculation.len_wanted().min(sayable).min(fitting)
+    }
+
+    /// Notes how long a step took, and how many guesses in it were right, with whoever made them. All learn from a step without any.
+    pub(crate) fn observe(&mut self, elapsed: Duration, n_right: usize) {
+        let n_guessed = self.guess.len();
+        let drafted = self.drafting.as_mut().and_then(|drafting| drafting.spent.take());
+        match (&mut self.drafting, drafted) {
+            (Some(drafting), Some(spent)) => drafting.speculation.observe(elapsed + spent, n_guessed, n_right),
+            (Some(drafting), None) if n_guessed == 0 => {
+                drafting.speculation.observe(elapsed, 0, 0);
+                self.speculation.observe(elapsed, 0, 0);
+            }
+            _ => self.speculation.observe(elapsed, n_guessed, n_right),
+        }
     }
 
     /// Returns whether the prompt is still being read.

@@ -14,6 +14,7 @@ use witness_template::ChatTemplate;
 
 use crate::bundle::{Bundle, plain_template};
 use crate::chats::{self, About, Chats};
+use crate::draft;
 use crate::engine::{Engine, GraphEngine};
 use crate::foreign;
 use crate::inspect;
@@ -54,7 +55,7 @@ impl Serve for CpuServe {
         let bundle = Bundle::open(&request.model.files)?;
         let model = inspect::model_info(&bundle)?;
         // A model whose tokenizer cannot be read would be created and then never run.
-        bundle.tokenizer()?;
+        let tokenizer = bundle.tokenizer()?;
         if let Some(template) = &request.template {
             ChatTemplate::compile(template)?;
         }
@@ -65,7 +66,11 @@ impl Serve for CpuServe {
                 adapters.push(inspect::open_adapter(spec, &config)?.1);
             }
         }
-        Ok(InspectReply { model, adapters })
+        let draft = request.draft.as_ref();
+        let draft = draft
+            .map(|draft| draft::inspect(&bundle, &tokenizer, draft))
+            .transpose()?;
+        Ok(InspectReply { model, adapters, draft })
     }
 
     fn load(&mut self, request: LoadRequest) -> Result<(Loaded, LoadReply), Diagnostic> {
@@ -135,6 +140,7 @@ impl Serve for CpuServe {
                 pages,
                 chats,
                 threads,
+                kv_cache_type: options.kv_cache_type,
             }),
             reply,
         ))
@@ -188,7 +194,13 @@ fn about(model: String, pool: &KvPool) -> About {
 
 /// Returns how many pages keys and values may take: what is asked for, not more than all sequences can fill, and not less than one. One more for each that runs: who
 /// writes to a page that others hold too has a copy of it for a while.
-fn max_pages(model: &Model, kv_type: KvType, bytes: Option<u64>, num_ctx: usize, num_parallel: usize) -> usize {
+pub(crate) fn max_pages(
+    model: &Model,
+    kv_type: KvType,
+    bytes: Option<u64>,
+    num_ctx: usize,
+    num_parallel: usize,
+) -> usize {
     let of_context = num_ctx.div_ceil(PAGE_TOKENS);
     let page_bytes = PAGE_TOKENS * model.config().kv_shape().bytes_per_token(kv_type);
     let asked = bytes

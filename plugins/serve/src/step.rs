@@ -16,8 +16,17 @@ use crate::sequence::Sequence;
 /// sequences wait no longer than about twenty of their own steps.
 pub(crate) const CHUNK_TOKENS: usize = 256;
 
+/// What a step took.
+#[derive(Clone, Copy)]
+struct Spent {
+    /// All of it, guesses included.
+    whole: Duration,
+    /// The pass over the weights alone.
+    pass: Duration,
+}
+
 /// Sequences that guess at most: with more, the rows that they have anyway keep the processor busy.
-const GUESSING_MAX: usize = 4;
+pub(crate) const GUESSING_MAX: usize = 4;
 
 impl Loaded {
     /// Advances all running sequences and returns how many run or wait.
@@ -25,6 +34,7 @@ impl Loaded {
         self.admit();
         self.finish_empty(emit);
         if !self.running.is_empty() {
+            let begun = Instant::now();
             self.guess();
             let loads: Vec<Pending> = self.running.iter().map(Sequence::load).collect();
             let mut fed = shares(&loads, CHUNK_TOKENS);
@@ -32,9 +42,15 @@ impl Loaded {
                 *fed += sequence.guess.len();
             }
             self.make_room(&mut fed);
-            let begun = Instant::now();
+            let guessed = Instant::now();
             match self.forward(&fed) {
-                Ok(rows) => self.take(&fed, rows, begun.elapsed(), emit),
+                Ok(rows) => {
+                    let spent = Spent {
+                        whole: begun.elapsed(),
+                        pass: guessed.elapsed(),
+                    };
+                    self.take(&fed, rows, spent, emit);
+                }
                 Err(diagnostic) => self.fail(&diagnostic, emit),
             }
         }
@@ -50,6 +66,9 @@ impl Loaded {
             if may_guess && !sequence.load().is_prompt {
                 sequence.guess_ahead();
             }
+        }
+        if may_guess {
+            self.draft();
         }
     }
 
@@ -107,12 +126,12 @@ impl Loaded {
     }
 
     /// Chooses tokens for each sequence whose logits came, and sorts out who goes on.
-    fn take(&mut self, fed: &[usize], rows: Vec<Rows>, elapsed: Duration, emit: &mut dyn FnMut(ServeEvent<'_>)) {
+    fn take(&mut self, fed: &[usize], rows: Vec<Rows>, spent: Spent, emit: &mut dyn FnMut(ServeEvent<'_>)) {
         let running = std::mem::take(&mut self.running);
         for ((mut sequence, &n_tokens), rows) in running.into_iter().zip(fed).zip(rows) {
             let number = sequence.number;
             if sequence.in_prompt() {
-                sequence.prompt_time += elapsed;
+                sequence.prompt_time += spent.whole;
                 let tokens_done = u32::try_from(sequence.tokens.len() - sequence.pending().len()).unwrap_or(u32::MAX);
                 if n_tokens > 1 {
                     emit(ServeEvent::Progress {
@@ -121,7 +140,7 @@ impl Loaded {
                     });
                 }
             } else {
-                sequence.generate_time += elapsed;
+                sequence.generate_time += spent.whole;
             }
             if sequence.in_prompt() && !rows.is_empty() {
                 // It is read: who begins like it need not wait for the answer.
@@ -139,7 +158,7 @@ impl Loaded {
                 Ok((_, Some(reason))) => self.end(sequence, reason, emit),
                 Ok((n_right, None)) => {
                     if is_answering {
-                        sequence.speculation.observe(elapsed, sequence.guess.len(), n_right);
+                        sequence.observe(spent.pass, n_right);
                     }
                     self.running.push(sequence);
                 }
@@ -178,6 +197,9 @@ impl Loaded {
             && !sequence.guess.is_empty()
         {
             cache.truncate(sequence.tokens.len() - 1);
+        }
+        if let Some(drafting) = &mut sequence.drafting {
+            drafting.cut_back(sequence.tokens.len());
         }
         Ok((n_right, ended))
     }

@@ -3,6 +3,9 @@
 //! A guess is fed with the last token, and the engine's own choice at each place decides: as long as the choice is the guess, the next place is valid too (Leviathan
 //! et al. 2023, for a proposal that is certain of itself, where accepting with probability `p(guess)` and drawing the rest otherwise is just drawing). So the text is
 //! that of one token at a time, whatever is guessed: only the time differs.
+//!
+//! Where guesses come from: the text's own past ([`look_up`]), which costs nothing, or a small model of the caller's, whose time is counted with the step that its guess
+//! was fed in. Each has a [`Speculation`] of its own, since one may pay where the other does not.
 
 use std::time::Duration;
 
@@ -17,7 +20,7 @@ const LOOK_BACK: usize = 1 << 14;
 /// they never did.
 ///
 /// Cost: a comparison for each token looked back over, some microseconds for a long chat.
-pub fn draft(tokens: &[u32], max: usize) -> &[u32] {
+pub fn look_up(tokens: &[u32], max: usize) -> &[u32] {
     let tokens = &tokens[tokens.len().saturating_sub(LOOK_BACK)..];
     for n in (MATCH_MIN..=MATCH_MAX).rev() {
         let Some(end) = tokens.len().checked_sub(n) else {
@@ -33,9 +36,10 @@ pub fn draft(tokens: &[u32], max: usize) -> &[u32] {
     &[]
 }
 
-/// Fewest and most tokens that are guessed at once. Up to 8 rows a step cost little more than one as long as memory is the limit.
+/// Fewest tokens that are guessed at once.
 const LEN_MIN: usize = 2;
-const LEN_MAX: usize = 7;
+/// Most tokens that are guessed at once. Up to 8 rows a step cost little more than one as long as memory is the limit.
+pub const GUESS_LEN_MAX: usize = 7;
 /// Weight of the newest observation in an average.
 const NEW: f64 = 0.2;
 /// Steps without a guess after guessing did not pay, at first and at most.
@@ -95,9 +99,9 @@ impl Speculation {
             None => (seconds, gained),
         });
         self.len = if n_right == n_guessed {
-            (2 * self.len).min(LEN_MAX)
+            (2 * self.len).min(GUESS_LEN_MAX)
         } else {
-            n_right.clamp(LEN_MIN, LEN_MAX)
+            n_right.clamp(LEN_MIN, GUESS_LEN_MAX)
         };
         self.trials += 1;
         if self.trials < TRIALS {
@@ -121,15 +125,15 @@ mod tests {
 
     #[test]
     fn a_guess_is_what_followed_last_time() {
-        assert_eq!(draft(&[1, 2, 3, 4, 5, 1, 2], 3), [3, 4, 5]);
-        assert_eq!(draft(&[1, 2, 3, 4, 5, 1, 2], 1), [3]);
+        assert_eq!(look_up(&[1, 2, 3, 4, 5, 1, 2], 3), [3, 4, 5]);
+        assert_eq!(look_up(&[1, 2, 3, 4, 5, 1, 2], 1), [3]);
         // The longest match wins over a later, shorter one; of equals the latest.
-        assert_eq!(draft(&[7, 1, 2, 3, 9, 2, 3, 8, 7, 1, 2, 3], 2), [9, 2]);
-        assert_eq!(draft(&[2, 3, 4, 2, 3, 5, 2, 3], 1), [5]);
+        assert_eq!(look_up(&[7, 1, 2, 3, 9, 2, 3, 8, 7, 1, 2, 3], 2), [9, 2]);
+        assert_eq!(look_up(&[2, 3, 4, 2, 3, 5, 2, 3], 1), [5]);
         // A run continues itself.
-        assert_eq!(draft(&[6, 6, 6, 6], 5), [6]);
+        assert_eq!(look_up(&[6, 6, 6, 6], 5), [6]);
         for none in [&[][..], &[1], &[1, 1], &[1, 2, 3, 1]] {
-            assert!(draft(none, 5).is_empty(), "{none:?}");
+            assert!(look_up(none, 5).is_empty(), "{none:?}");
         }
     }
 

@@ -190,6 +190,7 @@ impl Turn {
         let request = GenerateRequest {
             prompt,
             adapter: ready.adapter.as_ref().map(|adapter| adapter.name.clone()),
+            draft: None,
             sampling: sampling(&self.options),
             format: self.format,
             top_logprobs: self.top_logprobs,

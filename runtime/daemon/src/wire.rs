@@ -280,6 +280,7 @@ impl Worker for Loaded {
             let request = LoadAdapterRequest {
                 adapter: adapter.clone(),
                 check,
+                draft: None,
             };
             self.worker.load_adapter(self.model, &request, self.load_timeout).await
         })

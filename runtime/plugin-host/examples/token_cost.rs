@@ -68,6 +68,7 @@ async fn measure() {
             files: vec![],
         },
         check: false,
+        draft: None,
     };
     let mut trips = Vec::new();
     for _ in 0..ROUNDS {
@@ -195,6 +196,7 @@ fn request(tokens: u32) -> GenerateRequest {
             add_special: false,
         },
         adapter: None,
+        draft: None,
         sampling: SamplingOptions::default(),
         format: None,
         top_logprobs: None,

@@ -13,6 +13,9 @@ pub struct GenerateRequest {
     /// Name of a loaded adapter; nothing = the base alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter: Option<String>,
+    /// Name of a loaded draft whose guesses may be used. The answer is the same with any and with none: only the time differs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draft: Option<String>,
     /// How to choose tokens.
     #[serde(default)]
     pub sampling: SamplingOptions,

@@ -22,8 +22,9 @@ pub use measure::{
     SpeedFound, SpeedLimits,
 };
 pub use model::{
-    AdapterCheck, AdapterInfo, AdapterSpec, ChatsFile, FileRef, InspectReply, InspectRequest, LoadAdapterReply,
-    LoadAdapterRequest, LoadReply, LoadRequest, MemoryEstimate, ModelInfo, ModelSpec, UnloadAdapterRequest,
+    AdapterCheck, AdapterInfo, AdapterSpec, ChatsFile, DraftOptions, FileRef, InspectReply, InspectRequest,
+    LoadAdapterReply, LoadAdapterRequest, LoadReply, LoadRequest, MemoryEstimate, ModelInfo, ModelSpec,
+    UnloadAdapterRequest,
 };
 pub use options::{KvCacheType, LoadOptions, SamplingOptions};
 pub use train::{

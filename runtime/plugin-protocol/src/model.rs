@@ -48,6 +48,9 @@ pub struct InspectRequest {
     /// A Jinja chat template that is to take the place of the model's own: to be refused if it cannot be used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<String>,
+    /// A model that is to guess for the base: to be refused if the two do not share a vocabulary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draft: Option<ModelSpec>,
 }
 
 /// What an inspection found.
@@ -58,6 +61,9 @@ pub struct InspectReply {
     /// The adapters, in the order asked.
     #[serde(default)]
     pub adapters: Vec<AdapterInfo>,
+    /// The draft, when asked for; nothing from a plugin that knows none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draft: Option<ModelInfo>,
 }
 
 /// Facts about a base model.
@@ -110,12 +116,12 @@ pub struct MemoryEstimate {
     pub overhead_bytes: u64,
 }
 
-/// Facts about an adapter, checked against its base.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Facts about an adapter, checked against its base. Of a draft only name, format and bytes mean something.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AdapterInfo {
     /// Name as asked.
     pub name: String,
-    /// `peft` or `gguf`.
+    /// `peft` or `gguf`; `draft`.
     pub format: String,
     /// Largest rank among its pairs.
     pub rank: u64,
@@ -125,7 +131,7 @@ pub struct AdapterInfo {
     pub targets: Vec<String>,
     /// Number of low-rank pairs.
     pub pairs: u64,
-    /// Bytes it takes when loaded.
+    /// Bytes it takes when loaded; those of a draft count its keys and values too.
     pub bytes: u64,
 }
 
@@ -170,6 +176,17 @@ pub struct LoadAdapterRequest {
     /// Run the base with and without it and report how much the logits differ.
     #[serde(default)]
     pub check: bool,
+    /// The files are those of a whole model: a draft, which guesses for the sequences that name it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draft: Option<DraftOptions>,
+}
+
+/// How a draft is attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DraftOptions {
+    /// Bytes that its own keys and values may take; nothing = a full context for each sequence that may run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_bytes: Option<u64>,
 }
 
 /// Answer to an adapter's load.

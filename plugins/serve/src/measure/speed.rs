@@ -162,6 +162,7 @@ fn first_token(
         let request = GenerateRequest {
             prompt: Prompt::Tokens { ids },
             adapter: adapter.map(str::to_owned),
+            draft: None,
             sampling: SamplingOptions {
                 temperature: 0.0,
                 num_predict: 1,

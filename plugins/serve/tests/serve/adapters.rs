@@ -135,6 +135,7 @@ fn foreign_adapters_are_refused_on_inspection() {
                 model,
                 adapters: vec![adapter],
                 template: None,
+                draft: None,
             })
             .unwrap_err();
         assert_eq!(again.code, error.code);

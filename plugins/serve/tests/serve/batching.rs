@@ -7,12 +7,12 @@ use crate::support::{Answer, Session, files, greedy, load, load_keeping};
 use crate::tiny;
 
 /// Bytes of a page of the tiny model in f32: 64 positions of 2 layers, 2 heads, 8 numbers, keys and values.
-const PAGE_BYTES: u64 = 64 * 2 * 2 * 8 * 2 * 4;
+pub(crate) const PAGE_BYTES: u64 = 64 * 2 * 2 * 8 * 2 * 4;
 
-struct Random(u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    fn below(&mut self, n: u64) -> u64 {
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
         self.0 = self
             .0
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -20,7 +20,7 @@ impl Random {
         (self.0 >> 33) % n
     }
 
-    fn tokens(&mut self, n: usize) -> Vec<u32> {
+    pub(crate) fn tokens(&mut self, n: usize) -> Vec<u32> {
         (0..n).map(|_| 97 + self.below(26) as u32).collect()
     }
 }

@@ -18,6 +18,7 @@ fn inspect_and_load(directory: &Path) {
         model,
         adapters: Vec::new(),
         template: None,
+        draft: None,
     });
     let loaded = load(
         files(directory),

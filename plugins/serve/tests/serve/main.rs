@@ -12,6 +12,7 @@ mod tiny;
 
 mod adapters;
 mod batching;
+mod drafts;
 mod foreign;
 mod gguf;
 mod hostile;

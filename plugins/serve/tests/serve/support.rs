@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use witness_diagnostics::Diagnostic;
 use witness_plugin_protocol::{
-    AdapterSpec, Alternative, ChatsFile, Done, FileRef, GenerateRequest, LoadAdapterReply, LoadAdapterRequest,
-    LoadOptions, LoadReply, LoadRequest, Message, ModelSpec, Prompt, SamplingOptions, Started,
+    AdapterSpec, Alternative, ChatsFile, Done, DraftOptions, FileRef, GenerateRequest, LoadAdapterReply,
+    LoadAdapterRequest, LoadOptions, LoadReply, LoadRequest, Message, ModelSpec, Prompt, SamplingOptions, Started,
 };
 use witness_plugin_sdk::{Init, Serve, ServeEvent};
 use witness_plugin_serve::{CpuServe, Loaded};
@@ -68,6 +68,7 @@ pub(crate) fn greedy(prompt: Prompt, num_predict: i64) -> GenerateRequest {
     GenerateRequest {
         prompt,
         adapter: None,
+        draft: None,
         sampling: SamplingOptions {
             temperature: 0.0,
             repeat_penalty: 1.0,
@@ -133,8 +134,31 @@ impl Session {
             name: name.to_owned(),
             files,
         };
-        self.serve
-            .load_adapter(&mut self.model, LoadAdapterRequest { adapter, check: true })
+        self.serve.load_adapter(
+            &mut self.model,
+            LoadAdapterRequest {
+                adapter,
+                check: true,
+                draft: None,
+            },
+        )
+    }
+
+    pub(crate) fn draft(
+        &mut self,
+        name: &str,
+        files: Vec<FileRef>,
+        draft: DraftOptions,
+    ) -> Result<LoadAdapterReply, Diagnostic> {
+        let request = LoadAdapterRequest {
+            adapter: AdapterSpec {
+                name: name.to_owned(),
+                files,
+            },
+            check: false,
+            draft: Some(draft),
+        };
+        self.serve.load_adapter(&mut self.model, request)
     }
 
     pub(crate) fn start(&mut self, request: GenerateRequest) -> Result<(u64, Started), Diagnostic> {

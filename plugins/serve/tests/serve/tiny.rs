@@ -67,6 +67,11 @@ pub(crate) fn weights(path: &Path, tensors: &[(String, Vec<usize>)], seed: u64, 
 
 /// Writes the model into a fresh directory.
 pub(crate) fn model() -> TempDir {
+    model_of(3)
+}
+
+/// As [`model`], with other weights for each seed.
+pub(crate) fn model_of(seed: u64) -> TempDir {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
     let config = json!({
@@ -122,7 +127,7 @@ pub(crate) fn model() -> TempDir {
             tensors.push((format!("model.layers.{layer}.{norm}.weight"), vec![WIDTH]));
         }
     }
-    weights(&path.join("model.safetensors"), &tensors, 3, |_| 0.5);
+    weights(&path.join("model.safetensors"), &tensors, seed, |_| 0.5);
     directory
 }
 

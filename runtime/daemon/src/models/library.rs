@@ -215,6 +215,7 @@ impl Library {
             model,
             adapters,
             template,
+            draft: None,
         };
         self.engine.inspect(&request).await
     }

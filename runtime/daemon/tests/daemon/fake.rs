@@ -132,6 +132,7 @@ impl Engine for FakeEngine {
                 InspectReply {
                     model: info(&content),
                     adapters,
+                    draft: None,
                 },
             ))
         })

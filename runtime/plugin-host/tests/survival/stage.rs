@@ -87,6 +87,7 @@ impl Stage {
             model: self.files(),
             adapters: vec![],
             template: None,
+            draft: None,
         }
     }
 
@@ -161,6 +162,7 @@ pub(crate) fn request(text: &str) -> GenerateRequest {
             add_special: true,
         },
         adapter: None,
+        draft: None,
         sampling: SamplingOptions::default(),
         format: None,
         top_logprobs: None,
@@ -189,6 +191,7 @@ pub(crate) fn adapter() -> LoadAdapterRequest {
             files: vec![],
         },
         check: true,
+        draft: None,
     }
 }
 
