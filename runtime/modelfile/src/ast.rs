@@ -57,6 +57,8 @@ pub enum Instruction {
         /// The name behind `AS`.
         name: Option<String>,
     },
+    /// `DRAFT`: a small model that guesses tokens ahead of the base; a name, a file or a directory.
+    Draft(String),
     /// `PARAMETER`: one option of generation or loading.
     Parameter {
         /// Its name, as in [`crate::parameters::TABLE`].
@@ -183,9 +185,10 @@ impl ReservedWord {
 
 impl Instruction {
     /// The words of the instructions that are acted on.
-    pub const WORDS: [&'static str; 12] = [
+    pub const WORDS: [&'static str; 13] = [
         "FROM",
         "ADAPTER",
+        "DRAFT",
         "PARAMETER",
         "TEMPLATE",
         "SYSTEM",
@@ -203,6 +206,7 @@ impl Instruction {
         match self {
             Instruction::From(_) => "FROM",
             Instruction::Adapter { .. } => "ADAPTER",
+            Instruction::Draft(_) => "DRAFT",
             Instruction::Parameter { .. } => "PARAMETER",
             Instruction::Template(_) => "TEMPLATE",
             Instruction::System(_) => "SYSTEM",

@@ -164,6 +164,7 @@ impl<'a> Parser<'a> {
         Ok(match keyword.as_str() {
             "FROM" => Instruction::From(self.needed_value(word, rest, "FROM ./model.gguf")?),
             "ADAPTER" => self.adapter(word, rest)?,
+            "DRAFT" => Instruction::Draft(self.needed_value(word, rest, "DRAFT llama3.2:1b")?),
             "PARAMETER" => self.parameter(word, rest)?,
             "TEMPLATE" => Instruction::Template(self.value(rest)?),
             "SYSTEM" => Instruction::System(self.value(rest)?),

@@ -13,6 +13,8 @@ pub struct Plan {
     pub from: Vec<Source>,
     /// Adapters in order; the first is the one in force unless a request names another.
     pub adapters: Vec<AdapterSource>,
+    /// A small model that guesses tokens ahead of the base.
+    pub draft: Option<Source>,
     /// Options by name; `stop` is [`ParameterValue::Texts`]. Of an option given twice the last counts.
     pub parameters: BTreeMap<String, ParameterValue>,
     /// The chat template, if it replaces the model's own.
@@ -66,7 +68,7 @@ pub struct Hyper {
     pub position: Position,
 }
 
-/// What `FROM` names.
+/// What `FROM` or `DRAFT` names.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Source {
     /// As written.
@@ -103,8 +105,8 @@ impl Modelfile {
     /// Returns what the instructions amount to.
     ///
     /// # Errors
-    /// [`Problem::NotYet`] for a reserved word, and for `QUANTIZE` beside `TRAIN`; [`Problem::Plan`] when `FROM` is missing, several `FROM` are
-    /// not parts of one file, two adapters have one name, two `QUANTIZE` name types, or the steps of a training do not make one.
+    /// [`Problem::NotYet`] for a reserved word, and for `DRAFT` or `QUANTIZE` beside `TRAIN`; [`Problem::Plan`] when `FROM` is missing, several `FROM` are
+    /// not parts of one file, two adapters have one name, there are two `DRAFT` or two `QUANTIZE`, or the steps of a training do not make one.
     pub fn plan(&self) -> Result<Plan, ModelfileError> {
         self.build().map_err(|error| error.in_file(&self.file.0))
     }
@@ -115,6 +117,7 @@ impl Modelfile {
             plan.add(command)?;
         }
         plan.training = self.training()?;
+        plan.draft = self.draft(plan.training.is_some())?;
         plan.quantize = self.quantization(plan.training.is_some())?;
         self.check_from(&plan.from)?;
         check_adapters(&plan.adapters)?;
@@ -273,7 +276,7 @@ impl Plan {
             Instruction::Requires(text) => self.requires = Some(text.clone()),
             // Collected together: they mean something only beside each other.
             Instruction::Dataset { .. } | Instruction::Train(_) | Instruction::Hyper { .. } => {}
-            Instruction::Quantize(_) => {}
+            Instruction::Draft(_) | Instruction::Quantize(_) => {}
             Instruction::Reserved { word, text } => return Err(not_yet(position, *word, text)),
         }
         Ok(())
@@ -328,6 +331,7 @@ impl Plan {
             content: content.clone(),
         });
         from.chain(adapters)
+            .chain(self.draft.iter().map(|draft| Instruction::Draft(draft.text.clone())))
             .chain(self.training.iter().flat_map(Training::instructions))
             .chain(self.quantize.clone().map(Instruction::Quantize))
             .chain(self.requires.clone().map(Instruction::Requires))

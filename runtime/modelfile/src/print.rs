@@ -23,6 +23,7 @@ impl fmt::Display for Instruction {
         let word = self.word();
         match self {
             Instruction::From(text)
+            | Instruction::Draft(text)
             | Instruction::Template(text)
             | Instruction::System(text)
             | Instruction::License(text)

@@ -207,6 +207,43 @@ fn a_step_that_quantizes() {
 }
 
 #[test]
+fn a_draft() {
+    for text in ["DRAFT llama3.2:1b", "draft  llama3.2:1b ", "Draft \"llama3.2:1b\""] {
+        assert_eq!(one(text), Instruction::Draft("llama3.2:1b".to_owned()), "{text}");
+    }
+    let file = parse(
+        "Modelfile",
+        "SYSTEM hi\nDRAFT ./a small one\nFROM ./base\nADAPTER ./a\n",
+    )
+    .expect("parses");
+    let plan = file.plan().expect("plans");
+    let draft = plan.draft.as_ref().expect("it is there");
+    assert_eq!((draft.text.as_str(), draft.position.line), ("./a small one", 2));
+    assert!(draft.is_path());
+    insta::assert_snapshot!(plan.to_modelfile(), @r"
+    FROM ./base
+    ADAPTER ./a
+    DRAFT ./a small one
+    SYSTEM hi
+    ");
+    insta::assert_snapshot!(rendered("FROM ./a\nDRAFT\n"), @r"
+    error[witness::modelfile::syntax]: Modelfile:2:1: `DRAFT` has no value
+      cause: line 2: `DRAFT`
+      hint: write for example `DRAFT llama3.2:1b`
+    ");
+    insta::assert_snapshot!(rendered("FROM ./a\nDRAFT b\nSYSTEM x\nDRAFT c\n"), @r"
+    error[witness::modelfile::plan]: Modelfile:4:1: the Modelfile names a draft on line 2 already
+      cause: line 4: `DRAFT c`
+      hint: keep one `DRAFT`: one model guesses at a time
+    ");
+    insta::assert_snapshot!(rendered("FROM ./a\nDATASET x\nDRAFT b\nTRAIN lora\n"), @r"
+    error[witness::modelfile::not_yet]: Modelfile:3:1: a Modelfile that trains cannot name a draft in the same step yet
+      cause: line 3: `DRAFT b`
+      hint: remove the line, train first, then create a second model `FROM` the first with this `DRAFT`
+    ");
+}
+
+#[test]
 fn trainings_that_are_none() {
     insta::assert_snapshot!(rendered("FROM ./a\nTRAIN lora\n"), @r"
     error[witness::modelfile::plan]: Modelfile:2:1: there are no rows to learn from

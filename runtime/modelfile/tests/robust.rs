@@ -175,9 +175,10 @@ fn what_is_printed_parses_to_the_same() {
 
 #[test]
 fn what_parses_prints_back() {
-    const WORDS: [&str; 19] = [
+    const WORDS: [&str; 20] = [
         "FROM ",
         "ADAPTER ",
+        "DRAFT ",
         "PARAMETER ",
         "stop ",
         "top_k 3",
@@ -232,7 +233,7 @@ fn shared(path: &str) -> Option<PathBuf> {
 const SAMPLE: &str = "# sample\nFROM ./base-00001-of-00002.gguf\nFROM ./base-00002-of-00002.gguf\nADAPTER ./lora AS expert\n\
     ADAPTER \"./my lora\"\nPARAMETER temperature 0.2\nPARAMETER stop \"<|eot|>\"\nTEMPLATE \"\"\"{{ .System }}\n{{ .Prompt }}\"\"\"\n\
     SYSTEM <<<END\nüber \"\"\"\nEND\nMESSAGE user Hi\nMESSAGE assistant \"\"\"```json\n{}\n```\"\"\"\nLICENSE MIT\nREQUIRES 0.7.0\n\
-    DATASET a.jsonl \"b c.jsonl\"\nDATASET v.jsonl AS validation\nTRAIN qlora\nHYPER learning_rate 2e-4\nQUANTIZE q8_0\n";
+    DATASET a.jsonl \"b c.jsonl\"\nDATASET v.jsonl AS validation\nTRAIN qlora\nHYPER learning_rate 2e-4\nQUANTIZE q8_0\nDRAFT ./small\n";
 
 #[test]
 fn damaged_files_are_answered() {
