@@ -35,7 +35,9 @@ pub(crate) fn create(context: &Context, arguments: &Create) -> Outcome {
     let bars = Bars::new();
     let made = context.wait_or_interrupt(make(client, &bars, arguments, &plan, &sources));
     bars.clear();
-    following::end(context, made, &arguments.name, sources.from.as_deref())
+    // With a draft either may be the one that is missing; the daemon says which.
+    let meant = sources.from.as_deref().filter(|_| sources.draft.is_none());
+    following::end(context, made, &arguments.name, meant)
 }
 
 /// Puts the flag in place of the recipe's type.

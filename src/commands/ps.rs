@@ -28,7 +28,7 @@ pub(crate) fn ps(context: &Context, arguments: &Listing) -> Outcome {
 }
 
 fn table(models: &[ProcessModel], now: SystemTime) -> Table {
-    let mut table = Table::new(["NAME", "ID", "SIZE", "CONTEXT", "ADAPTERS", "UNTIL"]);
+    let mut table = Table::new(["NAME", "ID", "SIZE", "CONTEXT", "ADAPTERS", "DRAFTS", "UNTIL"]);
     for model in models {
         let until = match model.running {
             Some(running) if running > 0 => format!("answering {running}"),
@@ -40,6 +40,7 @@ fn table(models: &[ProcessModel], now: SystemTime) -> Table {
             size(model.size),
             model.context_length.to_string(),
             dash(&model.adapters.join(", ")),
+            dash(&model.drafts.join(", ")),
             until,
         ]);
     }

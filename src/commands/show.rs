@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use serde_json::Value;
-use witness_api::{ShowRequest, ShowResponse};
+use witness_api::{ShowRequest, ShowResponse, ShowWitness};
 
 use super::list::short_id;
 use crate::cli::Show;
@@ -61,6 +61,7 @@ pub(crate) fn overview(answer: &ShowResponse, is_verbose: bool, now: SystemTime)
     let mut sections = vec![section("Model", &model_facts(answer, now))];
     if let Some(ours) = &answer.witness {
         sections.push(section("Adapters", &adapters(&ours.adapters, &ours.adapter_info)));
+        sections.push(section("Draft", &draft(ours)));
         sections.push(section("Notes", &paragraph(&ours.notes.join("\n"), usize::MAX)));
     }
     sections.push(section(
@@ -113,6 +114,15 @@ fn adapters(names: &[String], infos: &[Value]) -> Vec<Fact> {
         )
     };
     names.iter().map(fact).collect()
+}
+
+fn draft(ours: &ShowWitness) -> Vec<Fact> {
+    let Some(name) = &ours.draft else { return Vec::new() };
+    let field = |key: &str| ours.draft_info.get(key).map(plain).unwrap_or_default();
+    let bytes = ours.draft_info.get("bytes").and_then(Value::as_u64);
+    let bytes = bytes.map(size).unwrap_or_default();
+    let about = format!("{} {} ({bytes})", field("architecture"), field("quantization"));
+    vec![(name.clone(), about)]
 }
 
 fn describe_adapter(info: &Value) -> String {
@@ -196,7 +206,7 @@ fn section(title: &str, facts: &[Fact]) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
-    use witness_api::{ModelDetails, ShowWitness};
+    use witness_api::ModelDetails;
 
     #[test]
     fn the_overview_names_base_adapters_and_texts() {
@@ -222,6 +232,11 @@ mod tests {
                 adapter_info: vec![json!({
                     "name": "pirate", "format": "peft", "rank": 1, "alpha": 1.0, "targets": ["o_proj"], "pairs": 1, "bytes": 640
                 })],
+                draft: Some("parrot".into()),
+                draft_info: json!({"architecture": "llama", "quantization": "Q8_0", "bytes": 8000})
+                    .as_object()
+                    .unwrap()
+                    .clone(),
                 ..ShowWitness::default()
             }),
             ..ShowResponse::default()
@@ -240,6 +255,9 @@ mod tests {
 
         Adapters
           pirate   peft rank 1 alpha 1 on o_proj (1 pairs, 640 B)
+
+        Draft
+          parrot   llama Q8_0 (8.0 kB)
 
         Capabilities
           completion

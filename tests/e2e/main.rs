@@ -17,6 +17,7 @@ mod daemon;
 mod data;
 mod desk;
 mod doctor;
+mod drafts;
 mod fake_daemon;
 mod fsck;
 mod help;

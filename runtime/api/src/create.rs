@@ -22,6 +22,12 @@ pub struct CreateRequest {
     /// Files of adapters: `NAME/file` (or `file`, which belongs to the adapter `default`) to `sha256:<hex>`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapters: Option<StringMap>,
+    /// Ours: model whose base guesses tokens ahead of this one's. It must have the same vocabulary.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draft: Option<String>,
+    /// Ours: files of such a draft in place of a model's name: file name to `sha256:<hex>`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draft_files: Option<StringMap>,
     /// Prompt template.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template: Option<String>,

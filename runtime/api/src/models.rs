@@ -116,6 +116,12 @@ pub struct ShowWitness {
     /// Facts about the adapters, as the plugin found them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub adapter_info: Vec<Value>,
+    /// The draft, a small model that guesses ahead: what it is called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub draft: Option<String>,
+    /// Facts about the draft, as the plugin found them.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub draft_info: Map<String, Value>,
     /// What a reader should know, such as a template that is not used.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -161,6 +167,9 @@ pub struct ProcessModel {
     /// Ours: adapters that are loaded on it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub adapters: Vec<String>,
+    /// Ours: drafts that are loaded beside it; `size` counts them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub drafts: Vec<String>,
     /// Ours: process that computes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub worker_pid: Option<u32>,

@@ -233,6 +233,8 @@ pub struct EstimateResponse {
     pub kv_bytes: u64,
     /// Adapters.
     pub adapter_bytes: u64,
+    /// The draft, with its own keys and values; 0 without one.
+    pub draft_bytes: u64,
     /// Activations, tables, tokenizer.
     pub overhead_bytes: u64,
     /// All of it.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use witness_api::{CreateRequest, Message, StringMap, TextOrList};
 use witness_diagnostics::Kind;
-use witness_modelfile::{Plan, resolve_path};
+use witness_modelfile::{Plan, Source, resolve_path};
 
 use crate::error::ClientError;
 use crate::http::Client;
@@ -23,6 +23,10 @@ pub struct Sources {
     pub base: Vec<SourceFile>,
     /// Adapters by name, each with its files.
     pub adapters: Vec<(String, Vec<SourceFile>)>,
+    /// Name of a stored model that guesses ahead; then `draft_files` is empty.
+    pub draft: Option<String>,
+    /// Files of such a draft.
+    pub draft_files: Vec<SourceFile>,
 }
 
 /// Where the paths of a Modelfile start from.
@@ -42,12 +46,15 @@ impl Sources {
     pub fn find(plan: &Plan, roots: Roots<'_>) -> Result<Self, ClientError> {
         let mut sources = Self::default();
         for source in &plan.from {
-            let path = follow(&source.text, roots)?;
-            match model_files(&path) {
-                Ok(files) => sources.base.extend(files),
-                // `FROM llama3.2` is a name unless a model of that name lies beside the Modelfile.
-                Err(refusal) if source.is_path() || refusal.is_pickle() => return Err(refusal),
-                Err(_) => sources.from = Some(source.text.clone()),
+            match find_model(source, roots)? {
+                Some(files) => sources.base.extend(files),
+                None => sources.from = Some(source.text.clone()),
+            }
+        }
+        if let Some(draft) = &plan.draft {
+            match find_model(draft, roots)? {
+                Some(files) => sources.draft_files = files,
+                None => sources.draft = Some(draft.text.clone()),
             }
         }
         for adapter in &plan.adapters {
@@ -63,6 +70,7 @@ impl Sources {
         self.base
             .iter()
             .chain(self.adapters.iter().flat_map(|(_, files)| files))
+            .chain(&self.draft_files)
     }
 
     /// Returns the request that makes the model. `digests` are those of [`Sources::files`], in that order.
@@ -74,13 +82,20 @@ impl Sources {
             .adapters
             .iter()
             .flat_map(|(adapter, files)| files.iter().map(move |file| format!("{adapter}/{}", file.name)))
-            .filter_map(named)
+            .filter_map(&mut named)
+            .collect();
+        let draft_files: Vec<_> = self
+            .draft_files
+            .iter()
+            .filter_map(|file| named(file.name.clone()))
             .collect();
         CreateRequest {
             model: model.to_owned(),
             from: self.from.clone(),
             files: some_map(files),
             adapters: some_map(adapters),
+            draft: self.draft.clone(),
+            draft_files: some_map(draft_files),
             template: plan.template.clone(),
             license: (!plan.license.is_empty()).then(|| TextOrList::Many(plan.license.clone())),
             system: plan.system.clone(),
@@ -107,6 +122,16 @@ impl Client {
             digests.push(self.store_file(&file.path, link, &mut report).await?.digest);
         }
         Ok(digests)
+    }
+}
+
+/// Returns the files of the model that a source names; nothing where it is the name of a stored one.
+fn find_model(source: &Source, roots: Roots<'_>) -> Result<Option<Vec<SourceFile>>, ClientError> {
+    match model_files(&follow(&source.text, roots)?) {
+        Ok(files) => Ok(Some(files)),
+        // `FROM llama3.2` is a name unless a model of that name lies beside the Modelfile.
+        Err(refusal) if source.is_path() || refusal.is_pickle() => Err(refusal),
+        Err(_) => Ok(None),
     }
 }
 
@@ -145,19 +170,20 @@ mod tests {
             "one/adapter_config.json",
             "one/adapter_model.safetensors",
             "two.gguf",
+            "small.gguf",
         ] {
             let path = directory.path().join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "").unwrap();
         }
-        let text = "FROM base\nADAPTER ./one\nADAPTER ./two.gguf AS second\nPARAMETER temperature 0\nSYSTEM hi\nQUANTIZE q4_K_M\n";
+        let text = "FROM base\nADAPTER ./one\nADAPTER ./two.gguf AS second\nPARAMETER temperature 0\nSYSTEM hi\nQUANTIZE q4_K_M\nDRAFT ./small.gguf\n";
         let plan = witness_modelfile::parse("Modelfile", text).unwrap().plan().unwrap();
         let roots = Roots {
             directory: directory.path(),
             user_home: None,
         };
         let sources = Sources::find(&plan, roots).unwrap();
-        let digests: Vec<String> = (0..5).map(|index| format!("sha256:{index}")).collect();
+        let digests: Vec<String> = (0..6).map(|index| format!("sha256:{index}")).collect();
         assert_eq!(sources.files().count(), digests.len());
         let request = serde_json::to_value(sources.request("mine", &plan, &digests)).unwrap();
         assert_eq!(
@@ -170,6 +196,7 @@ mod tests {
                     "default/adapter_model.safetensors": "sha256:3",
                     "second/two.gguf": "sha256:4"
                 },
+                "draft_files": {"small.gguf": "sha256:5"},
                 "system": "hi",
                 "parameters": {"temperature": 0.0},
                 "quantize": "q4_K_M"
@@ -188,6 +215,9 @@ mod tests {
             let plan = witness_modelfile::parse("Modelfile", text).unwrap().plan().unwrap();
             Sources::find(&plan, roots)
         };
+        let with_draft = find("FROM llama3.2:3b\nDRAFT llama3.2:1b").unwrap();
+        assert_eq!(with_draft.draft.as_deref(), Some("llama3.2:1b"));
+        assert!(matches!(find("FROM x\nDRAFT ./small"), Err(ClientError::File { .. })));
         assert_eq!(find("FROM llama3.2:3b").unwrap().from.as_deref(), Some("llama3.2:3b"));
         assert!(matches!(find("FROM ./llama3.2"), Err(ClientError::File { .. })));
         fs::create_dir(directory.path().join("notes")).unwrap();

@@ -11,7 +11,7 @@ use serde_json::Value;
 use witness_api::PluginReport;
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_plugin_protocol::{
-    AdapterSpec, Alternative, Done, GenerateRequest, InspectReply, InspectRequest, LoadAdapterReply, LoadReply,
+    Alternative, Done, GenerateRequest, InspectReply, InspectRequest, LoadAdapterReply, LoadAdapterRequest, LoadReply,
     LoadRequest, MeasurePlan, MeasureRequest, ModelSpec, Started, TrainRequest, TransformPlan, TransformRequest,
 };
 
@@ -117,13 +117,9 @@ pub trait RunningJob: Send {
 
 /// A worker process with one loaded base.
 pub trait Worker: Send + Sync + 'static {
-    /// Attaches an adapter.
-    fn load_adapter<'a>(
-        &'a self,
-        adapter: &'a AdapterSpec,
-        check: bool,
-    ) -> Boxed<'a, Result<LoadAdapterReply, Diagnostic>>;
-    /// Detaches an adapter.
+    /// Attaches an adapter or a draft.
+    fn load_adapter<'a>(&'a self, request: &'a LoadAdapterRequest) -> Boxed<'a, Result<LoadAdapterReply, Diagnostic>>;
+    /// Detaches an adapter or a draft.
     fn unload_adapter<'a>(&'a self, name: &'a str) -> Boxed<'a, Result<(), Diagnostic>>;
     /// Starts an answer.
     fn generate<'a>(&'a self, request: &'a GenerateRequest) -> Boxed<'a, Result<Answer, Diagnostic>>;

@@ -17,13 +17,13 @@ use std::time::SystemTime;
 use tokio::sync::mpsc;
 use witness_api::{Options, Progress, UnbundleProgress, UnbundleRequest};
 use witness_diagnostics::{Diagnostic, Kind};
-use witness_plugin_protocol::AdapterInfo;
+use witness_plugin_protocol::{AdapterInfo, FileRef, ModelSpec};
 use witness_registry::bundle::{Bundle, Unpacked, Watch};
 use witness_registry::{Digest, Layer, Manifest, ModelName, Registry, media};
 
 use crate::app::{App, VERSION};
-use crate::create::NAME_TAKEN;
-use crate::create::order::{check_adapter_name, check_file_name};
+use crate::create::order::{check_adapter_name, check_file_name, files_many};
+use crate::create::{NAME_TAKEN, draft_found};
 use crate::limits::{ADAPTERS_MAX, FILES_MAX};
 use crate::models::config::{ConfigBlob, WitnessConfig};
 use crate::models::library::{blocking, parse_name};
@@ -142,12 +142,10 @@ fn check(stored: &Stored) -> Result<(), Diagnostic> {
         .hint("it may be a remote or an image model of another program"));
     }
     let of_adapters = stored.adapters.iter().map(|adapter| adapter.files.len()).sum::<usize>();
-    for count in [stored.base.files.len(), of_adapters] {
+    let of_draft: &[FileRef] = stored.draft.as_ref().map_or(&[], |draft| &draft.files);
+    for count in [stored.base.files.len(), of_adapters, of_draft.len()] {
         if count > FILES_MAX {
-            return Err(invalid(
-                "files_many",
-                format!("a model of {count} files; at most {FILES_MAX} are taken"),
-            ));
+            return Err(files_many("a model", count));
         }
     }
     if stored.adapters.len() > ADAPTERS_MAX {
@@ -160,11 +158,15 @@ fn check(stored: &Stored) -> Result<(), Diagnostic> {
         ));
     }
     let of_adapters = stored.adapters.iter().flat_map(|adapter| &adapter.files);
-    for file in stored.base.files.iter().chain(of_adapters) {
+    for file in stored.base.files.iter().chain(of_adapters).chain(of_draft) {
         check_file_name(&file.name, &file.name)?;
     }
     for adapter in &stored.adapters {
         check_adapter_name(&adapter.name)?;
+    }
+    if let Some(draft) = &stored.draft {
+        // It is shown and logged like a file's.
+        check_file_name(&draft.name, &draft.name)?;
     }
     Options::read(&stored.parameters)?;
     Ok(())
@@ -176,9 +178,13 @@ async fn inspect(app: &Arc<App>, stored: &Stored) -> Result<Option<WitnessConfig
         Template::Jinja(text) => Some(text),
         Template::Own | Template::Plain => None,
     };
+    let draft = stored.draft.as_ref().map(|draft| ModelSpec {
+        files: draft.files.clone(),
+    });
+    let has_draft = draft.is_some();
     let (plugin, reply) = app
         .library
-        .inspect(stored.base.clone(), stored.adapters.clone(), template)
+        .inspect(stored.base.clone(), stored.adapters.clone(), template, draft)
         .await?;
     if reply.adapters.len() != stored.adapters.len() || reply.model.architecture.is_empty() {
         return Err(Diagnostic::new(
@@ -198,9 +204,11 @@ async fn inspect(app: &Arc<App>, stored: &Stored) -> Result<Option<WitnessConfig
             ..info
         })
         .collect();
+    let draft = has_draft.then(|| draft_found(&plugin, reply.draft)).transpose()?;
     let found = WitnessConfig {
         info: Some(reply.model),
         adapters,
+        draft,
         ..claimed.clone()
     };
     Ok((found != *claimed).then(|| WitnessConfig {

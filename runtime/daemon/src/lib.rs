@@ -19,6 +19,7 @@ mod body;
 mod chats;
 mod contexts;
 mod create;
+mod draft;
 mod engine;
 mod export;
 mod guard;

@@ -79,5 +79,9 @@ pub(crate) const BENCH_REPEATS_MAX: u64 = 1000;
 /// Sequences of a case: as many as a model serves at once.
 pub(crate) const BENCH_PARALLEL_MAX: u64 = 64;
 
+/// Sequences whose full contexts a draft is given room for: with more at once, guessing seldom pays.
+pub(crate) const DRAFT_PARALLEL_MAX: u64 = 4;
+/// Drafts that stay attached to one loaded base. Each is a model; the one unused longest goes first.
+pub(crate) const DRAFTS_ATTACHED_MAX: usize = 2;
 /// Part of the memory budget that the keys and values of one model may take beyond one full context: a fourth.
 pub(crate) const KV_SHARE: u64 = 4;

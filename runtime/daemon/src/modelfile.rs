@@ -13,12 +13,14 @@ use crate::models::stored::Stored;
 /// Returns the text of a Modelfile.
 pub(crate) fn print(stored: &Stored) -> String {
     let typed = stored.name.display_typed();
-    let is_of_blobs = stored.manifest.layers.iter().all(|layer| {
-        !matches!(
+    let is_of_directories = stored.manifest.layers.iter().any(|layer| {
+        matches!(
             layer.media_type.as_str(),
             media::WITNESS_MODEL_FILE | media::WITNESS_ADAPTER_FILE
         )
     });
+    let is_draft_one_file = stored.draft.as_ref().is_none_or(|draft| draft.files.len() == 1);
+    let is_of_blobs = !is_of_directories && is_draft_one_file;
     let (note, sources) = if is_of_blobs && !stored.base.files.is_empty() {
         (
             format!("# To build on this model instead of its files:\n# FROM {typed}\n"),
@@ -29,9 +31,10 @@ pub(crate) fn print(stored: &Stored) -> String {
             .adapters
             .iter()
             .map(|adapter| format!("# adapter: {}\n", adapter.name))
+            .chain(stored.draft.iter().map(|draft| format!("# draft: {}\n", draft.name)))
             .collect();
         (
-            format!("# Its files and adapters come with its name.\n{adapters}"),
+            format!("# Its files, adapters and draft come with its name.\n{adapters}"),
             vec![Instruction::From(typed.clone())],
         )
     };
@@ -51,7 +54,9 @@ fn sources(stored: &Stored) -> Vec<Instruction> {
             name: Some(adapter.name.clone()),
         })
     });
-    from.chain(adapters).collect()
+    let draft = stored.draft.iter().flat_map(|draft| &draft.files);
+    let draft = draft.map(|file| Instruction::Draft(file.path.display().to_string()));
+    from.chain(adapters).chain(draft).collect()
 }
 
 fn texts(stored: &Stored) -> Vec<Instruction> {

@@ -7,6 +7,7 @@ use witness_scheduler::Demand;
 
 use crate::app::App;
 use crate::chats;
+use crate::draft::reckon_draft;
 use crate::limits::{CONTEXT_DEFAULT, KV_SHARE};
 use crate::models::actor::keep_alive;
 use crate::models::handle::Want;
@@ -15,7 +16,14 @@ use crate::models::stored::{Stored, key_of};
 
 /// Reckons what loading a model takes and says under which key and shape the scheduler knows it.
 pub(crate) fn want(app: &App, stored: &Stored, info: &ModelInfo, options: &Options, time: Option<KeepAlive>) -> Want {
-    let (demand, load) = load_want(app, &stored.base, info, options, time);
+    let (mut demand, load) = load_want(app, &stored.base, info, options, time);
+    // Where the two do not fit together, the base runs alone.
+    let num_ctx = reckon(info, load.num_ctx, &CachePlan::of(app)).num_ctx;
+    let draft = reckon_draft(app, stored, num_ctx).map_or(0, Reckoning::total);
+    let together = demand.bytes.saturating_add(draft);
+    if together <= app.memory_budget_bytes {
+        demand.bytes = together;
+    }
     Want {
         demand,
         model: stored.base.clone(),

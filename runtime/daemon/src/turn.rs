@@ -1,7 +1,7 @@
 //! One request for an answer, from its names to the first event: shared by `/api/generate` and `/api/chat`.
 //!
 //! ```text
-//! names -> Stored + ModelInfo -> options merged -> Want -> Held (a place on a loaded base) -> adapter attached -> Answer started
+//! names -> Stored + ModelInfo -> options merged -> Want -> Held (a place on a loaded base) -> adapter and draft attached -> Answer started
 //! ```
 
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use witness_plugin_protocol::{AdapterSpec, GenerateRequest, ModelInfo, Prompt, S
 
 use crate::app::App;
 use crate::contexts::Exchange;
+use crate::draft;
 use crate::engine::{Event, Events};
 use crate::models::handle::{Held, Want};
 use crate::models::slot::AdapterUse;
@@ -55,6 +56,7 @@ pub(crate) struct Turn {
 pub(crate) struct Ready {
     pub(crate) held: Held,
     pub(crate) adapter: Option<AdapterUse>,
+    pub(crate) draft: Option<AdapterUse>,
     pub(crate) load_time: Duration,
 }
 
@@ -154,14 +156,14 @@ impl Turn {
         want(app, &self.stored, &self.info, &self.options, self.keep_alive)
     }
 
-    /// Waits for a place on the loaded base and attaches the adapter.
+    /// Waits for a place on the loaded base and attaches the adapter and the draft.
     pub(crate) async fn ready(&self, app: &App) -> Result<Ready, Failure> {
         let before = Instant::now();
         let held = app.models.acquire(self.want(app)).await?;
         let adapter = match &self.adapter {
             None => None,
             Some(spec) => {
-                let (adapter, is_new) = held.slot.use_adapter(spec, lease_of(app, &spec.files)).await?;
+                let (adapter, is_new) = held.slot.use_adapter(spec, None, lease_of(app, &spec.files)).await?;
                 if is_new {
                     tracing::info!(model = %self.stored.name, adapter = %spec.name, "attached");
                     app.models.resized(&held.slot);
@@ -169,9 +171,11 @@ impl Turn {
                 Some(adapter)
             }
         };
+        let draft = draft::attach(app, &self.stored, &held).await;
         Ok(Ready {
             held,
             adapter,
+            draft,
             load_time: before.elapsed(),
         })
     }
@@ -190,7 +194,7 @@ impl Turn {
         let request = GenerateRequest {
             prompt,
             adapter: ready.adapter.as_ref().map(|adapter| adapter.name.clone()),
-            draft: None,
+            draft: ready.draft.as_ref().map(|draft| draft.name.clone()),
             sampling: sampling(&self.options),
             format: self.format,
             top_logprobs: self.top_logprobs,

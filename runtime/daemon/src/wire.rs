@@ -11,8 +11,8 @@ use witness_api::PluginReport;
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_plugin_host::{FileFacts, GenEvent, Generation, Host, HostConfig, Job, Limits, ModelHandle, PluginEntry};
 use witness_plugin_protocol::{
-    AdapterSpec, GenerateRequest, InspectReply, InspectRequest, LoadAdapterReply, LoadAdapterRequest, LoadRequest,
-    MeasurePlan, MeasureRequest, ModelSpec, Role, TrainRequest, TransformPlan, TransformRequest, UnloadAdapterRequest,
+    GenerateRequest, InspectReply, InspectRequest, LoadAdapterReply, LoadAdapterRequest, LoadRequest, MeasurePlan,
+    MeasureRequest, ModelSpec, Role, TrainRequest, TransformPlan, TransformRequest, UnloadAdapterRequest,
 };
 use witness_settings::Settings;
 
@@ -271,19 +271,8 @@ struct Loaded {
 }
 
 impl Worker for Loaded {
-    fn load_adapter<'a>(
-        &'a self,
-        adapter: &'a AdapterSpec,
-        check: bool,
-    ) -> Boxed<'a, Result<LoadAdapterReply, Diagnostic>> {
-        Box::pin(async move {
-            let request = LoadAdapterRequest {
-                adapter: adapter.clone(),
-                check,
-                draft: None,
-            };
-            self.worker.load_adapter(self.model, &request, self.load_timeout).await
-        })
+    fn load_adapter<'a>(&'a self, request: &'a LoadAdapterRequest) -> Boxed<'a, Result<LoadAdapterReply, Diagnostic>> {
+        Box::pin(async move { self.worker.load_adapter(self.model, request, self.load_timeout).await })
     }
 
     fn unload_adapter<'a>(&'a self, name: &'a str) -> Boxed<'a, Result<(), Diagnostic>> {

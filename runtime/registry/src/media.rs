@@ -27,8 +27,12 @@ pub const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json
 pub const WITNESS_MODEL_FILE: &str = "application/vnd.witness.model.file";
 /// One file of an adapter directory; [`TITLE`] is its name in the directory and [`ADAPTER_NAME`] says which adapter it belongs to.
 pub const WITNESS_ADAPTER_FILE: &str = "application/vnd.witness.adapter.file";
+/// One file of a draft, a small model that guesses tokens ahead of this one; [`TITLE`] is its name in its directory and [`DRAFT_NAME`] what the draft is called.
+pub const WITNESS_DRAFT_FILE: &str = "application/vnd.witness.draft.file";
 
 /// Annotation: the file name of a layer inside its directory.
 pub const TITLE: &str = "org.opencontainers.image.title";
 /// Annotation: the name of the adapter that a layer belongs to.
 pub const ADAPTER_NAME: &str = "dev.witness.adapter";
+/// Annotation: what the draft is called that a layer belongs to.
+pub const DRAFT_NAME: &str = "dev.witness.draft";

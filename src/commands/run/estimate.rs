@@ -35,8 +35,12 @@ fn text(answer: &EstimateResponse) -> String {
         (false, true) => "it fits".to_owned(),
         (false, false) => "it does not fit beside what is loaded; idle models give way first".to_owned(),
     };
+    let draft = match answer.draft_bytes {
+        0 => String::new(),
+        bytes => format!("  draft      {:>9}\n", size(bytes)),
+    };
     format!(
-        "{}\n  weights    {:>9}\n  cache      {:>9}   {} tokens{sequences}\n  adapters   {:>9}\n  overhead   {:>9}\n  in all     {:>9}   of {} ({} in use): {verdict}\n",
+        "{}\n  weights    {:>9}\n  cache      {:>9}   {} tokens{sequences}\n  adapters   {:>9}\n{draft}  overhead   {:>9}\n  in all     {:>9}   of {} ({} in use): {verdict}\n",
         answer.model,
         size(answer.weights_bytes),
         size(answer.kv_bytes),

@@ -19,6 +19,7 @@ pub(super) fn write(registry: &Registry, order: &Order, say: &mut dyn FnMut(Stri
         .base_layers
         .iter()
         .chain(&order.adapter_layers)
+        .chain(&order.draft_layers)
         .chain(&order.other_layers)
     {
         say(format!("using existing layer {}", layer.digest));

@@ -8,6 +8,7 @@
 //! **Invariants:** nothing is visible before the manifest is written; a failure leaves only blobs that the collector takes; files that came
 //! from outside are opened by a worker only.
 
+mod draft;
 mod layers;
 pub(crate) mod order;
 mod prove;
@@ -18,7 +19,7 @@ use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 use witness_api::Progress;
 use witness_diagnostics::{Diagnostic, Kind};
-use witness_plugin_protocol::{AdapterInfo, TransformPlan, TransformRequest};
+use witness_plugin_protocol::{AdapterInfo, ModelInfo, ModelSpec, TransformPlan, TransformRequest};
 use witness_registry::Manifest;
 
 use crate::app::{App, VERSION};
@@ -165,6 +166,7 @@ async fn inspect(app: &Arc<App>, order: &Order, lines: &Lines) -> Result<Witness
         plugin: inherited.plugin,
         info: inherited.info,
         adapters: inherited.adapters,
+        draft: inherited.draft.filter(|_| order.draft.is_some()),
         parent: order
             .parent
             .as_ref()
@@ -181,13 +183,17 @@ async fn inspect(app: &Arc<App>, order: &Order, lines: &Lines) -> Result<Witness
         Template::Jinja(text) => Some(text),
         Template::Own | Template::Plain => None,
     };
-    if witness.info.is_some() && order.new_adapters.is_empty() && template.is_none() {
+    let is_draft_new = order.draft_is_new || order.base_is_new;
+    let draft = order.draft.as_ref().filter(|_| is_draft_new).map(|draft| ModelSpec {
+        files: draft.files.clone(),
+    });
+    if witness.info.is_some() && order.new_adapters.is_empty() && template.is_none() && draft.is_none() {
         return Ok(witness);
     }
     say(lines, "inspecting model").await;
     let (plugin, reply) = app
         .library
-        .inspect(order.base.clone(), order.new_adapters.clone(), template)
+        .inspect(order.base.clone(), order.new_adapters.clone(), template, draft.clone())
         .await?;
     if reply.adapters.len() != order.new_adapters.len() {
         return Err(Diagnostic::new(
@@ -207,6 +213,9 @@ async fn inspect(app: &Arc<App>, order: &Order, lines: &Lines) -> Result<Witness
             format!("plugin `{plugin}` named no architecture"),
         ));
     }
+    if draft.is_some() {
+        witness.draft = Some(draft_found(&plugin, reply.draft)?);
+    }
     let named = reply.adapters.into_iter().zip(&order.new_adapters);
     witness.adapters.extend(named.map(|(info, spec)| AdapterInfo {
         name: spec.name.clone(),
@@ -215,4 +224,13 @@ async fn inspect(app: &Arc<App>, order: &Order, lines: &Lines) -> Result<Witness
     witness.info = Some(reply.model);
     witness.plugin = plugin;
     Ok(witness)
+}
+
+/// Returns what a plugin found out about a draft. One that knows no drafts says nothing.
+pub(crate) fn draft_found(plugin: &str, found: Option<ModelInfo>) -> Result<ModelInfo, Diagnostic> {
+    found.ok_or_else(|| {
+        let message = format!("plugin `{plugin}`, which runs the base, takes no drafts");
+        Diagnostic::new("witness::daemon::no_drafts", Kind::Unsupported, message)
+            .hint("leave `DRAFT` out, or install a newer version of the plugin")
+    })
 }

@@ -14,6 +14,7 @@ use witness_plugin_protocol::{
 };
 use witness_registry::{Digest, Layer, Lease, ModelName, Registry, media};
 
+use super::draft;
 use crate::app::App;
 use crate::limits::{ADAPTERS_MAX, FILE_NAME_BYTES_MAX, FILES_MAX};
 use crate::models::library::{blocking, free_adapter_name, parse_name};
@@ -66,6 +67,11 @@ pub(crate) struct Order {
     pub(crate) adapter_layers: Vec<Layer>,
     /// Those that this request brings.
     pub(crate) new_adapters: Vec<AdapterSpec>,
+    /// A small model that guesses for the base.
+    pub(crate) draft: Option<AdapterSpec>,
+    pub(crate) draft_layers: Vec<Layer>,
+    /// Whether this request brings it.
+    pub(crate) draft_is_new: bool,
     pub(crate) template: Option<String>,
     pub(crate) system: Option<String>,
     pub(crate) parameters: Map<String, Value>,
@@ -97,6 +103,7 @@ impl Order {
             Some(from) => Some(app.library.stored(from).await?),
             None => None,
         };
+        let draft = draft::Wanted::read(app, &request).await?;
         let files = request.files.clone().unwrap_or_default();
         match (&parent, files.0.is_empty()) {
             (None, true) => {
@@ -119,14 +126,14 @@ impl Order {
             _ => {}
         }
         let registry = app.library.registry.clone();
-        blocking(move || Self::assemble(&registry, name, parent, &files, request)).await
+        blocking(move || Self::assemble(&registry, name, parent, (&files, draft), request)).await
     }
 
     fn assemble(
         registry: &Registry,
         name: ModelName,
         parent: Option<Arc<Stored>>,
-        files: &StringMap,
+        (files, draft): (&StringMap, Option<draft::Wanted>),
         mut request: CreateRequest,
     ) -> Result<Self, Diagnostic> {
         let mut digests: Vec<Digest> = parent.as_ref().map(|parent| parent.digests()).unwrap_or_default();
@@ -136,6 +143,9 @@ impl Order {
             .chain(request.adapters.iter().flat_map(|adapters| &adapters.0));
         for (file, digest) in given {
             digests.push(parse_digest(file, digest)?);
+        }
+        if let Some(draft) = &draft {
+            digests.extend(draft.digests()?);
         }
         let imatrix = request.quantize_options.as_ref();
         if let Some(digest) = imatrix.and_then(|options| options.imatrix.as_deref()) {
@@ -147,6 +157,7 @@ impl Order {
         order.inherit();
         order.take_files(registry, files)?;
         order.take_adapters(registry, &request.adapters.take().unwrap_or_default())?;
+        order.take_draft(registry, draft)?;
         order.take_transform(registry, &request)?;
         order.take_texts(Texts {
             template: request.template,
@@ -200,6 +211,9 @@ impl Order {
                 order.base.files.clear();
                 order.base_layers.clear();
                 order.other_layers.clear();
+                // Training may have added tokens that its draft does not know.
+                order.draft = None;
+                order.draft_layers.clear();
                 for file in files {
                     order.add_base_file(file)?;
                 }
@@ -217,6 +231,9 @@ impl Order {
             adapters: Vec::new(),
             adapter_layers: Vec::new(),
             new_adapters: Vec::new(),
+            draft: None,
+            draft_layers: Vec::new(),
+            draft_is_new: false,
             template: None,
             system: None,
             parameters: Map::new(),
@@ -259,6 +276,7 @@ impl Order {
         let Some(parent) = self.parent.clone() else { return };
         self.base = parent.base.clone();
         self.adapters = parent.adapters.clone();
+        self.draft = parent.draft.clone();
         self.template = parent.template.clone();
         self.system = parent.system.clone();
         self.parameters = parent.parameters.clone();
@@ -268,6 +286,7 @@ impl Order {
             match layer.media_type.as_str() {
                 media::MODEL | media::WITNESS_MODEL_FILE => self.base_layers.push(layer.clone()),
                 media::ADAPTER | media::WITNESS_ADAPTER_FILE => self.adapter_layers.push(layer.clone()),
+                media::WITNESS_DRAFT_FILE => self.draft_layers.push(layer.clone()),
                 media::TEMPLATE | media::PROMPT | media::SYSTEM | media::PARAMS | media::MESSAGES | media::LICENSE => {}
                 _ => self.other_layers.push(layer.clone()),
             }
@@ -292,10 +311,7 @@ impl Order {
 
     fn take_files(&mut self, registry: &Registry, files: &StringMap) -> Result<(), Diagnostic> {
         if files.0.len() > FILES_MAX {
-            return Err(invalid(
-                "files_many",
-                format!("a model of {} files; at most {FILES_MAX} are taken", files.0.len()),
-            ));
+            return Err(files_many("a model", files.0.len()));
         }
         for (name, digest) in &files.0 {
             let file = file_ref(registry, name, name, digest)?;
@@ -312,10 +328,7 @@ impl Order {
 
     fn take_adapters(&mut self, registry: &Registry, adapters: &StringMap) -> Result<(), Diagnostic> {
         if adapters.0.len() > FILES_MAX {
-            return Err(invalid(
-                "files_many",
-                format!("adapters of {} files; at most {FILES_MAX} are taken", adapters.0.len()),
-            ));
+            return Err(files_many("adapters", adapters.0.len()));
         }
         let unnamed = free_adapter_name(&self.adapters);
         for (key, digest) in &adapters.0 {
@@ -582,7 +595,14 @@ pub(crate) fn check_parameters(parameters: &Map<String, Value>) -> Result<(), Di
     Ok(())
 }
 
-fn layer_of(media_type: &str, file: &FileRef) -> Result<Layer, Diagnostic> {
+pub(crate) fn files_many(what: &str, count: usize) -> Diagnostic {
+    invalid(
+        "files_many",
+        format!("{what} of {count} files; at most {FILES_MAX} are taken"),
+    )
+}
+
+pub(super) fn layer_of(media_type: &str, file: &FileRef) -> Result<Layer, Diagnostic> {
     Ok(
         Layer::new(media_type, parse_digest(&file.name, &file.digest)?, file.size)
             .with(media::TITLE, file.name.clone()),

@@ -420,7 +420,7 @@ async fn inspect(app: &Arc<App>, store: &Registry, layers: &[Layer]) -> Result<M
     });
     let model = ModelSpec { files: files.collect() };
     let _lease = lease_of(app, &model.files);
-    let (_, reply) = app.library.inspect(model, Vec::new(), None).await?;
+    let (_, reply) = app.library.inspect(model, Vec::new(), None, None).await?;
     Ok(reply.model)
 }
 

@@ -122,6 +122,11 @@ impl Actor {
             }
             Message::Loaded { load, result } => self.loaded(now, load, result),
             Message::Resized { load, bytes } => self.scheduler.resized(now, load, bytes),
+            Message::Grow { load, bytes, reply } => {
+                let (is_there, actions) = self.scheduler.grow(now, load, bytes);
+                let _ = reply.send(is_there);
+                actions
+            }
             Message::Died { load, diagnostic } => match self.slots.remove(&load) {
                 Some(slot) => {
                     tracing::warn!(model = %slot.label().name, "the worker is gone: {diagnostic}");

@@ -45,6 +45,9 @@ pub(crate) struct WitnessConfig {
     pub(crate) info: Option<ModelInfo>,
     /// The adapters, in order.
     pub(crate) adapters: Vec<AdapterInfo>,
+    /// The draft.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) draft: Option<ModelInfo>,
     /// Model that this one was made from.
     pub(crate) parent: String,
     /// Version of the program that the model needs.

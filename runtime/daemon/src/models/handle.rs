@@ -88,6 +88,11 @@ pub(super) enum Message {
         load: LoadId,
         bytes: u64,
     },
+    Grow {
+        load: LoadId,
+        bytes: u64,
+        reply: oneshot::Sender<bool>,
+    },
     Died {
         load: LoadId,
         diagnostic: Diagnostic,
@@ -153,6 +158,14 @@ impl Models {
             load: slot.load,
             bytes: slot.bytes(),
         });
+    }
+
+    /// Asks for room beside a base for something that it can do without. Says whether it is there.
+    pub(crate) async fn grow(&self, slot: &Slot, bytes: u64) -> bool {
+        let (reply, answer) = oneshot::channel();
+        let load = slot.load;
+        let _ = self.sender.send(Message::Grow { load, bytes, reply });
+        answer.await.unwrap_or(false)
     }
 
     /// Asks a base to go. Returns whether it was loaded.

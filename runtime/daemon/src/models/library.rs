@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 use witness_api::{ListModel, ListResponse, UNKNOWN_TIME, rfc3339};
 use witness_diagnostics::{Diagnostic, Kind, near_misses};
-use witness_plugin_protocol::{AdapterSpec, InspectReply, InspectRequest, ModelInfo};
+use witness_plugin_protocol::{AdapterSpec, InspectReply, InspectRequest, ModelInfo, ModelSpec};
 use witness_registry::{Digest, Lease, ModelName, Registry, media};
 
 use super::config::ConfigBlob;
@@ -177,7 +177,7 @@ impl Library {
         if let Some(info) = self.cache().inspected.get(&stored.base_key) {
             return Ok(Arc::clone(info));
         }
-        let (_, reply) = self.inspect(stored.base.clone(), Vec::new(), None).await?;
+        let (_, reply) = self.inspect(stored.base.clone(), Vec::new(), None, None).await?;
         let info = Arc::new(reply.model);
         let mut cache = self.cache();
         if cache.inspected.len() >= INSPECTIONS_REMEMBERED_MAX {
@@ -206,16 +206,17 @@ impl Library {
     /// Looks into files, in a worker with limits, a few at a time.
     pub(crate) async fn inspect(
         &self,
-        model: witness_plugin_protocol::ModelSpec,
+        model: ModelSpec,
         adapters: Vec<AdapterSpec>,
         template: Option<String>,
+        draft: Option<ModelSpec>,
     ) -> Result<(String, InspectReply), Diagnostic> {
         let _place = self.inspections.acquire().await.map_err(|_| shutting_down())?;
         let request = InspectRequest {
             model,
             adapters,
             template,
-            draft: None,
+            draft,
         };
         self.engine.inspect(&request).await
     }

@@ -1,4 +1,4 @@
-//! One loaded base in its worker, with the adapters attached to it.
+//! One loaded base in its worker, with the adapters and drafts attached to it.
 //!
 //! The base is loaded once; adapters come and go beside it. An adapter's name inside the worker carries a digest of its files, because
 //! two models on one base may both call theirs `default`.
@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use witness_api::ModelDetails;
 use witness_diagnostics::Diagnostic;
-use witness_plugin_protocol::{AdapterSpec, LoadAdapterReply, LoadReply};
+use witness_plugin_protocol::{AdapterSpec, DraftOptions, LoadAdapterReply, LoadAdapterRequest, LoadReply};
 use witness_registry::{Digest, Lease};
 use witness_scheduler::LoadId;
 
 use crate::engine::Worker;
-use crate::limits::ADAPTERS_ATTACHED_MAX;
+use crate::limits::{ADAPTERS_ATTACHED_MAX, DRAFTS_ATTACHED_MAX};
 
 /// A loaded base.
 pub(crate) struct Slot {
@@ -44,7 +44,9 @@ struct Attached {
     uses: u64,
 }
 
+/// An adapter or a draft.
 struct AttachedAdapter {
+    is_draft: bool,
     bytes: u64,
     /// Answers that use it now.
     users: usize,
@@ -52,7 +54,7 @@ struct AttachedAdapter {
     _lease: Lease,
 }
 
-/// Holds an adapter in its place while an answer uses it.
+/// Holds an adapter or a draft in its place while an answer uses it.
 pub(crate) struct AdapterUse {
     slot: Arc<Slot>,
     /// Name inside the worker.
@@ -90,18 +92,28 @@ impl Slot {
 
     /// Returns the names of the adapters that are attached, without their digests, sorted.
     pub(crate) fn adapter_names(&self) -> Vec<String> {
+        self.names(false)
+    }
+
+    /// Returns the names of the drafts that are attached, as [`Slot::adapter_names`] does.
+    pub(crate) fn draft_names(&self) -> Vec<String> {
+        self.names(true)
+    }
+
+    fn names(&self, of_drafts: bool) -> Vec<String> {
         let mut names: Vec<String> = self
             .attached()
             .adapters
-            .keys()
-            .map(|name| name.split('@').next().unwrap_or_default().to_owned())
+            .iter()
+            .filter(|(_, adapter)| adapter.is_draft == of_drafts)
+            .map(|(name, _)| name.split('@').next().unwrap_or_default().to_owned())
             .collect();
         names.sort();
         names.dedup();
         names
     }
 
-    /// Returns what the base and its adapters take.
+    /// Returns what the base and all that is attached to it take.
     pub(crate) fn bytes(&self) -> u64 {
         let adapters = self
             .attached()
@@ -111,10 +123,16 @@ impl Slot {
         self.reply.resident_bytes.saturating_add(adapters)
     }
 
-    /// Attaches an adapter unless it is there, and holds it. Returns whether it was attached now.
+    /// Holds an adapter or a draft, if it is attached.
+    pub(crate) fn hold_attached(self: &Arc<Self>, spec: &AdapterSpec) -> Option<AdapterUse> {
+        self.hold(&name_in_worker(spec))
+    }
+
+    /// Attaches an adapter, or with options a draft, unless it is there, and holds it. Returns whether it was attached now.
     pub(crate) async fn use_adapter(
         self: &Arc<Self>,
         spec: &AdapterSpec,
+        draft: Option<DraftOptions>,
         lease: Lease,
     ) -> Result<(AdapterUse, bool), Diagnostic> {
         let name = name_in_worker(spec);
@@ -125,18 +143,18 @@ impl Slot {
         if let Some(held) = self.hold(&name) {
             return Ok((held, false));
         }
-        self.make_room().await?;
-        let reply = self
-            .worker
-            .load_adapter(
-                &AdapterSpec {
-                    name: name.clone(),
-                    files: spec.files.clone(),
-                },
-                false,
-            )
-            .await?;
+        self.make_room(draft.is_some()).await?;
+        let request = LoadAdapterRequest {
+            adapter: AdapterSpec {
+                name: name.clone(),
+                files: spec.files.clone(),
+            },
+            check: false,
+            draft,
+        };
+        let reply = self.worker.load_adapter(&request).await?;
         let adapter = AttachedAdapter {
+            is_draft: draft.is_some(),
             bytes: reply.info.bytes,
             users: 0,
             last_use: 0,
@@ -154,16 +172,15 @@ impl Slot {
         let proof = async move {
             let _changing = self.changing.lock().await;
             let name = format!("{}-proof", name_in_worker(&spec));
-            let reply = self
-                .worker
-                .load_adapter(
-                    &AdapterSpec {
-                        name: name.clone(),
-                        files: spec.files,
-                    },
-                    true,
-                )
-                .await;
+            let request = LoadAdapterRequest {
+                adapter: AdapterSpec {
+                    name: name.clone(),
+                    files: spec.files,
+                },
+                check: true,
+                draft: None,
+            };
+            let reply = self.worker.load_adapter(&request).await;
             if reply.is_ok()
                 && let Err(error) = self.worker.unload_adapter(&name).await
             {
@@ -190,13 +207,23 @@ impl Slot {
         })
     }
 
-    async fn make_room(&self) -> Result<(), Diagnostic> {
+    async fn make_room(&self, for_draft: bool) -> Result<(), Diagnostic> {
         let victim = {
             let attached = self.attached();
-            if attached.adapters.len() < ADAPTERS_ATTACHED_MAX {
+            let alike = || {
+                attached
+                    .adapters
+                    .iter()
+                    .filter(|(_, adapter)| adapter.is_draft == for_draft)
+            };
+            let most = match for_draft {
+                true => DRAFTS_ATTACHED_MAX,
+                false => ADAPTERS_ATTACHED_MAX,
+            };
+            if alike().count() < most {
                 return Ok(());
             }
-            let idle = attached.adapters.iter().filter(|(_, adapter)| adapter.users == 0);
+            let idle = alike().filter(|(_, adapter)| adapter.users == 0);
             idle.min_by_key(|(_, adapter)| adapter.last_use)
                 .map(|(name, _)| name.clone())
         };

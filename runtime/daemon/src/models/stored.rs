@@ -29,6 +29,8 @@ pub(crate) struct Stored {
     /// Equal for models that share their base files, whatever else differs.
     pub(crate) base_key: String,
     pub(crate) adapters: Vec<AdapterSpec>,
+    /// A small model that guesses for the base.
+    pub(crate) draft: Option<AdapterSpec>,
     pub(crate) template: Option<String>,
     pub(crate) system: Option<String>,
     pub(crate) parameters: Map<String, Value>,
@@ -61,6 +63,7 @@ impl Stored {
             base: ModelSpec { files: Vec::new() },
             base_key: String::new(),
             adapters: Vec::new(),
+            draft: None,
             template: None,
             system: None,
             parameters: Map::new(),
@@ -112,6 +115,14 @@ impl Stored {
                         files: vec![file],
                     }),
                 }
+            }
+            media::WITNESS_DRAFT_FILE => {
+                let file = file_of(registry, layer, layer.digest.file_name());
+                let draft = self.draft.get_or_insert_with(|| AdapterSpec {
+                    name: layer.annotation(media::DRAFT_NAME).unwrap_or_default().to_owned(),
+                    files: Vec::new(),
+                });
+                draft.files.push(file);
             }
             media::TEMPLATE | media::PROMPT => self.template = Some(text(&self.name)?),
             media::SYSTEM => self.system = Some(text(&self.name)?),

@@ -63,6 +63,7 @@ pub(super) async fn ps(State(app): State<Arc<App>>) -> Reply {
                 size_vram: 0,
                 context_length: loaded.slot.reply.num_ctx,
                 adapters: loaded.slot.adapter_names(),
+                drafts: loaded.slot.draft_names(),
                 worker_pid: Some(loaded.slot.worker.pid()),
                 running: Some(loaded.view.running as u64),
             }

@@ -16,10 +16,11 @@ use witness_registry::{Action, Finding, FsckOptions, ImportOptions, Problem};
 
 use crate::app::{App, VERSION};
 use crate::body::Json;
+use crate::draft::reckon_draft;
 use crate::guard::Door;
 use crate::models::library::shutting_down;
 use crate::progress;
-use crate::reckon::{CachePlan, details, reckon};
+use crate::reckon::{CachePlan, Reckoning, details, reckon};
 use crate::reply::{self, Failure, Reply, error_body, invalid};
 
 pub(super) async fn status(State(app): State<Arc<App>>) -> Reply {
@@ -92,7 +93,11 @@ pub(super) async fn estimate(State(app): State<Arc<App>>, Json(request): Json<Es
     let adapter_bytes = stored.config.witness.as_ref().map_or(0, |witness| {
         witness.adapters.iter().fold(0u64, |sum, a| sum.saturating_add(a.bytes))
     });
-    let total_bytes = reckoning.total().saturating_add(adapter_bytes);
+    let draft_bytes = reckon_draft(&app, &stored, reckoning.num_ctx).map_or(0, Reckoning::total);
+    let total_bytes = reckoning
+        .total()
+        .saturating_add(adapter_bytes)
+        .saturating_add(draft_bytes);
     let snapshot = app.models.snapshot().await.ok_or_else(shutting_down)?;
     let is_loaded = snapshot.loaded.iter().any(|loaded| loaded.view.key == stored.base_key);
     let busy_bytes = snapshot.used_bytes.saturating_sub(snapshot.idle_bytes);
@@ -104,6 +109,7 @@ pub(super) async fn estimate(State(app): State<Arc<App>>, Json(request): Json<Es
         weights_bytes: reckoning.weights,
         kv_bytes: reckoning.kv,
         adapter_bytes,
+        draft_bytes,
         overhead_bytes: reckoning.overhead,
         total_bytes,
         budget_bytes: app.memory_budget_bytes,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use serde_json::{Map, Value};
 use witness_api::{Message, ShowRequest, ShowResponse, ShowWitness, rfc3339};
+use witness_plugin_protocol::ModelInfo;
 use witness_registry::media;
 
 use crate::app::App;
@@ -70,6 +71,11 @@ pub(super) async fn show(State(app): State<Arc<App>>, Json(request): Json<ShowRe
                         .collect()
                 })
                 .unwrap_or_default(),
+            draft: stored.draft.as_ref().map(|draft| draft.name.clone()),
+            draft_info: witness
+                .and_then(|witness| witness.draft.as_ref())
+                .map(draft_info)
+                .unwrap_or_default(),
             notes,
             requires: witness.and_then(|witness| witness.requires.clone()),
             training: witness.and_then(|witness| witness.training.clone()),
@@ -77,6 +83,17 @@ pub(super) async fn show(State(app): State<Arc<App>>, Json(request): Json<ShowRe
         }),
     };
     Ok(reply::json(&answer))
+}
+
+/// The facts about a draft that people choose one by; the rest is in its own model's answer.
+fn draft_info(info: &ModelInfo) -> Map<String, Value> {
+    let facts = [
+        ("architecture", Value::from(info.architecture.clone())),
+        ("parameter_count", info.parameter_count.into()),
+        ("quantization", info.quantization.clone().into()),
+        ("bytes", info.memory.weights_bytes.into()),
+    ];
+    facts.into_iter().map(|(name, fact)| (name.to_owned(), fact)).collect()
 }
 
 fn files(stored: &Stored) -> Vec<(String, String)> {

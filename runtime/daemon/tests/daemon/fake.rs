@@ -3,6 +3,7 @@
 //! File, one `key value` a line: `weights N` (bytes it takes), `inspect-error TEXT`, `load-error TEXT`, `template TEXT`, `num_ctx N`,
 //! `capability NAME`. Prompts: the answer is the prompt's words; `wait` says one word and then nothing until it is cancelled; `die` kills
 //! the worker after one word; `die-now` before any; a text longer than `num_ctx` words is refused with both counts.
+//! A draft is a model like any other; `no-drafts TEXT` in the base's file is a plugin that knows none, `draft-error TEXT` one that fails to attach it.
 //! An adapter's file holds its name; the adapter `zero` changes nothing, `nan` makes no numbers.
 //! Another form of a model is its file with a line `made TYPE` above it, and `merged NAME`; a line `transform-error TEXT` makes that fail,
 //! `transform-waits` never end, and `transform-escapes` lie about where the file is. `transform-warns TEXT` is a warning of its plan.
@@ -18,8 +19,8 @@ use witness_api::PluginReport;
 use witness_daemon::{Answer, Boxed, Engine, Event, Events, LoadedBase, RunningJob, Worker};
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_plugin_protocol::{
-    AdapterCheck, AdapterInfo, AdapterSpec, Alternative, Done, DoneReason, GenerateRequest, InspectReply,
-    InspectRequest, LoadAdapterReply, LoadReply, LoadRequest, MemoryEstimate, ModelInfo, ModelSpec, PlannedTensor,
+    AdapterCheck, AdapterInfo, Alternative, Done, DoneReason, GenerateRequest, InspectReply, InspectRequest,
+    LoadAdapterReply, LoadAdapterRequest, LoadReply, LoadRequest, MemoryEstimate, ModelInfo, ModelSpec, PlannedTensor,
     Prompt, Started, TransformEvent, TransformPlan, TransformReply, TransformRequest,
 };
 
@@ -132,7 +133,11 @@ impl Engine for FakeEngine {
                 InspectReply {
                     model: info(&content),
                     adapters,
-                    draft: None,
+                    draft: request
+                        .draft
+                        .as_ref()
+                        .filter(|_| value(&content, "no-drafts").is_none())
+                        .map(|draft| info(&self::content(draft))),
                 },
             ))
         })
@@ -331,14 +336,23 @@ fn killed() -> Diagnostic {
 }
 
 impl Worker for FakeWorker {
-    fn load_adapter<'a>(
-        &'a self,
-        adapter: &'a AdapterSpec,
-        check: bool,
-    ) -> Boxed<'a, Result<LoadAdapterReply, Diagnostic>> {
+    fn load_adapter<'a>(&'a self, request: &'a LoadAdapterRequest) -> Boxed<'a, Result<LoadAdapterReply, Diagnostic>> {
         Box::pin(async move {
+            let LoadAdapterRequest { adapter, check, draft } = request;
             self.attached.fetch_add(1, Ordering::SeqCst);
-            let logit_difference_max = match std::fs::read_to_string(&adapter.files[0].path).unwrap().as_str() {
+            let content = std::fs::read_to_string(&adapter.files[0].path).unwrap();
+            if draft.is_some() {
+                if let Some(text) = value(&content, "draft-error") {
+                    return Err(refusal(text));
+                }
+                let mut found = adapter_info(&adapter.name);
+                found.bytes = info(&content).memory.weights_bytes;
+                return Ok(LoadAdapterReply {
+                    info: found,
+                    check: None,
+                });
+            }
+            let logit_difference_max = match content.as_str() {
                 "zero" => 0.0,
                 "nan" => f64::NAN,
                 _ => 0.5,

@@ -12,6 +12,7 @@ mod blobs;
 mod bundle;
 mod create;
 mod doors;
+mod drafts;
 mod export;
 mod fake;
 mod library;
