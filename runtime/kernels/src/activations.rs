@@ -150,10 +150,14 @@ impl Activations {
         self.n_columns
     }
 
-    /// Cuts tokens into runs of whole groups whose records take some `bytes`, or a slab of them. `tokens` begin at a multiple of 16.
-    pub(crate) fn panels(&self, tokens: Range<usize>, bytes: usize) -> impl Iterator<Item = Range<usize>> + use<> {
-        let per_group = self.n_columns / BLOCK * size_of::<Record>() * TOKENS_MAX;
-        let step = (bytes / per_group).max(1) * TOKENS_MAX;
+    /// Returns the bytes of the records of a group of the largest size.
+    pub(crate) fn group_bytes(&self) -> usize {
+        self.n_columns / BLOCK * size_of::<Record>() * TOKENS_MAX
+    }
+
+    /// Cuts tokens into runs of at most `len`, rounded down to whole groups of 16, of which there is one at least. `tokens` begin at a multiple of 16.
+    pub(crate) fn panels(&self, tokens: Range<usize>, len: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+        let step = (len / TOKENS_MAX).max(1) * TOKENS_MAX;
         // Only the last panel has groups that are not the largest.
         let end = tokens.end;
         tokens.step_by(step).map(move |first| first..(first + step).min(end))

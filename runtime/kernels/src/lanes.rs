@@ -30,6 +30,8 @@ mod unpack;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 
+use std::ops::Range;
+
 use witness_formats::gguf::GgmlType;
 
 use crate::activations::Record;
@@ -42,8 +44,8 @@ use unpack::{by_sixteen, has_minimum, scales_of_block, scales_of_halves, unpack}
 /// itself across pages. Sapphire Rapids, two threads, Q4_K: 17.9 GB/s with none, 22.5 with 2 KiB, 26.3 with 4 KiB, 26.1 with 6, 26.8 with 8, of 29.
 const AHEAD: usize = 6_144;
 
-/// Multiplies a tile of rows of so many blocks with a group of tokens.
-type Run = unsafe fn(&[u8], usize, &[Record], &mut [[f32; TILE_ROWS]]);
+/// Multiplies so many blocks of a tile of rows, whose heads and codes are given, with a group of tokens, and adds that to its sums.
+type Run = unsafe fn(&[u8], &[u8], usize, &[Record], &mut [[f32; TILE_ROWS]]);
 
 /// A kernel that this processor can run.
 #[derive(Clone, Copy)]
@@ -96,21 +98,37 @@ impl Kernel {
         self.tiles
     }
 
-    /// Computes `sums[token][row]`; `x` holds the records of a group by block and token.
+    /// Adds the products with some of a tile's `n_blocks` blocks to `sums[token][row]`; `x` holds the records of a group for these blocks, by block and token.
     ///
     /// # Panics
     /// If the lengths do not fit together.
     #[inline]
-    pub(crate) fn run(self, tile: &[u8], n_blocks: usize, x: &[Record], sums: &mut [[f32; TILE_ROWS]]) {
+    pub(crate) fn run(
+        self,
+        tile: &[u8],
+        n_blocks: usize,
+        blocks: Range<usize>,
+        x: &[Record],
+        sums: &mut [[f32; TILE_ROWS]],
+    ) {
         let format = self.format;
-        assert!(n_blocks.is_multiple_of(format.blocks), "whole superblocks");
+        assert!(
+            blocks.end <= n_blocks
+                && [blocks.start, blocks.end]
+                    .iter()
+                    .all(|at| at.is_multiple_of(format.blocks)),
+            "whole superblocks"
+        );
         assert_eq!(tile.len(), format.tile_bytes(n_blocks), "a tile's bytes");
-        assert_eq!(x.len(), n_blocks * sums.len(), "a record for each block and token");
-        match self.run {
-            None => scalar::tile(format, tile, n_blocks, x, sums),
-            // SAFETY: `new` chose the function for an `Isa`, which proves the instructions; the lengths were just checked.
-            Some(run) => unsafe { run(tile, n_blocks, x, sums) },
-        }
+        assert_eq!(x.len(), blocks.len() * sums.len(), "a record for each block and token");
+        let Some(run) = self.run else {
+            return scalar::tile(format, tile, n_blocks, blocks, x, sums);
+        };
+        let (heads, codes) = tile.split_at(format.heads_bytes(n_blocks));
+        let heads = &heads[blocks.start / format.blocks * format.head_bytes()..];
+        let codes = &codes[blocks.start * format.code_bytes()..];
+        // SAFETY: `new` chose the function for an `Isa`, which proves the instructions; the lengths were just checked.
+        unsafe { run(heads, codes, blocks.len(), x, sums) }
     }
 }
 
@@ -146,8 +164,14 @@ macro_rules! types {
 
                 /// # Safety
                 /// The processor has the instructions; the lengths fit together ([`Kernel::run`](super::Kernel::run)).
-                unsafe fn run<K: Type>(tile: &[u8], n_blocks: usize, x: &[Record], sums: &mut [[f32; TILE_ROWS]]) {
-                    let (tile, x) = (tile.as_ptr(), x.as_ptr());
+                unsafe fn run<K: Type>(
+                    heads: &[u8],
+                    codes: &[u8],
+                    n_blocks: usize,
+                    x: &[Record],
+                    sums: &mut [[f32; TILE_ROWS]],
+                ) {
+                    let (tile, x) = ([heads.as_ptr(), codes.as_ptr()], x.as_ptr());
                     // SAFETY: what the caller promises is what the kernel asks for; each branch has as many tokens as it says.
                     unsafe {
                         match sums.len() {
@@ -165,7 +189,7 @@ macro_rules! types {
                 /// As for [`multiply`].
                 #[target_feature(enable = $features)]
                 unsafe fn with<K: Type, const T: usize, const N: usize>(
-                    tile: *const u8,
+                    tile: [*const u8; 2],
                     n_blocks: usize,
                     x: *const Record,
                     sums: &mut [[f32; TILE_ROWS]],
@@ -184,7 +208,7 @@ use kernels as kernels_of;
 ///
 /// # Safety
 /// All functions need a processor that has the instructions; those that take a pointer need as many bytes behind it as they say, at any address.
-trait Lanes {
+trait Lanes: Sized {
     /// Rows in a register; divides 16.
     const ROWS: usize;
     /// Registers that 16 rows take.
@@ -232,6 +256,8 @@ trait Lanes {
     unsafe fn fma(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
     /// Returns `-a b + c`, rounded once.
     unsafe fn fnma(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
+    /// Loads a number a row.
+    unsafe fn load(at: *const f32) -> Self::Floats;
     /// Writes a number a row.
     unsafe fn store(floats: Self::Floats, at: *mut f32);
 
@@ -279,6 +305,34 @@ trait Lanes {
         sums
     }
 
+    /// Returns, for several tokens, the products of a block's two halves times their scales, added and rounded once: of codes of at most `BITS` bits, each less `OFFSET`.
+    #[inline(always)]
+    unsafe fn dots_of_halves<const BITS: u32, const OFFSET: i32, const N: usize>(
+        w: &[Self::Bytes; 8],
+        x: [*const Record; N],
+        scales: [Self::Ints; 2],
+    ) -> [Self::Floats; N] {
+        // SAFETY: as promised by the caller.
+        unsafe {
+            let pair = Self::pair(scales[0], scales[1]);
+            let codes = x.map(|x| (&raw const (*x).codes).cast::<i8>());
+            let first = Self::dots_scaled::<BITS, 0, N>(w, codes, Self::factor(scales[0]));
+            let last = codes.map(|codes| codes.add(BLOCK / 2));
+            let second = Self::dots_scaled::<BITS, 1, N>(w, last, Self::factor(scales[1]));
+            let mut dots = [Self::float(0.0); N];
+            for t in 0..N {
+                let dot = Self::add(first[t], second[t]);
+                let moved = || Self::pair_dot(pair, sums_of::<Self>(x[t]));
+                dots[t] = Self::to_floats(match OFFSET {
+                    32 => Self::subtract(dot, Self::shifted::<5>(moved())),
+                    4 => Self::subtract(dot, Self::shifted::<2>(moved())),
+                    _ => dot,
+                });
+            }
+            dots
+        }
+    }
+
     /// As [`Lanes::dot_scaled`], for several tokens.
     #[inline(always)]
     unsafe fn dots_scaled<const BITS: u32, const HALF: usize, const N: usize>(
@@ -298,11 +352,11 @@ trait Lanes {
 /// Multiplies a tile with `T` tokens, `N` at a time, which divides `T`.
 ///
 /// # Safety
-/// The processor has the instructions of `S`; `tile` has the bytes of a tile of `n_blocks` blocks, whole superblocks; `x` has `n_blocks * T` records, by block and
-/// then by token; `sums` has `T` entries.
+/// The processor has the instructions of `S`; at `tile` are the heads and the codes of `n_blocks` blocks, whole superblocks; `x` has `n_blocks * T` records, by block
+/// and then by token; `sums` has `T` entries.
 #[inline(always)]
 unsafe fn multiply<S: Lanes, K: Type, const T: usize, const N: usize>(
-    tile: *const u8,
+    tile: [*const u8; 2],
     n_blocks: usize,
     x: *const Record,
     sums: &mut [[f32; TILE_ROWS]],
@@ -311,40 +365,49 @@ unsafe fn multiply<S: Lanes, K: Type, const T: usize, const N: usize>(
     unsafe {
         if T <= 2 {
             // Limited by memory, so each vector is loaded whole before the next.
-            pass::<S, K, T, N>(tile, n_blocks, x, sums, 0, S::PARTS);
+            match S::PARTS {
+                1 => pass::<S, K, T, N, 1>(tile, n_blocks, x, sums, 0),
+                2 => pass::<S, K, T, N, 2>(tile, n_blocks, x, sums, 0),
+                _ => pass::<S, K, T, N, 4>(tile, n_blocks, x, sums, 0),
+            }
         } else {
             // Limited by registers, so each part takes its own way through the tile, which lies in a cache by then.
             for part in 0..S::PARTS {
-                pass::<S, K, T, N>(tile, n_blocks, x, sums, part, 1);
+                pass::<S, K, T, N, 1>(tile, n_blocks, x, sums, part);
             }
         }
     }
 }
 
-/// Multiplies `count` parts of a tile, from part `first` on, with `T` tokens.
+/// Multiplies `C` parts of a tile, from part `first` on, with `T` tokens.
 ///
 /// # Safety
 /// As for [`multiply`]; there are as many parts.
 #[inline(always)]
-unsafe fn pass<S: Lanes, K: Type, const T: usize, const N: usize>(
-    tile: *const u8,
+unsafe fn pass<S: Lanes, K: Type, const T: usize, const N: usize, const C: usize>(
+    tile: [*const u8; 2],
     n_blocks: usize,
     x: *const Record,
     sums: &mut [[f32; TILE_ROWS]],
     first: usize,
-    count: usize,
 ) {
     let format = const { K::FORMAT };
     // SAFETY: the pointers walk through the tile and the records once, whose sizes the caller promises; `sums` is indexed with checks.
     unsafe {
-        let mut head = tile.add(first * S::ROWS);
-        let mut codes = tile.add(format.heads_bytes(n_blocks) + 4 * first * S::ROWS);
+        let mut head = tile[0].add(first * S::ROWS);
+        let mut codes = tile[1].add(4 * first * S::ROWS);
         let mut x = x;
         let zero = S::float(0.0);
-        let mut y = [[zero; T]; 4];
+        let mut y = [[zero; T]; C];
+        for part in 0..C {
+            for t in 0..T {
+                let rows = &sums[t][(first + part) * S::ROWS..][..S::ROWS];
+                y[part][t] = S::load(rows.as_ptr());
+            }
+        }
         for _ in 0..n_blocks / format.blocks {
-            let (mut d, mut m) = ([zero; 4], [zero; 4]);
-            for part in 0..count {
+            let (mut d, mut m) = ([zero; C], [zero; C]);
+            for part in 0..C {
                 d[part] = S::halves(head.add((first + 2 * part) * S::ROWS));
                 if has_minimum(format.scales) {
                     m[part] = S::halves(head.add(2 * TILE_ROWS + (first + 2 * part) * S::ROWS));
@@ -356,7 +419,7 @@ unsafe fn pass<S: Lanes, K: Type, const T: usize, const N: usize>(
                         S::prefetch(codes.wrapping_add(AHEAD + vector * VECTOR));
                     }
                 }
-                for part in 0..count {
+                for part in 0..C {
                     let w = unpack::<S, K>(codes.add(4 * part * S::ROWS));
                     let fields = head.add(part * S::ROWS);
                     let (d, m) = (d[part], m[part]);
@@ -371,7 +434,7 @@ unsafe fn pass<S: Lanes, K: Type, const T: usize, const N: usize>(
             }
             head = head.add(format.head_bytes());
         }
-        for part in 0..count {
+        for part in 0..C {
             for t in 0..T {
                 let rows = &mut sums[t][(first + part) * S::ROWS..][..S::ROWS];
                 S::store(y[part][t], rows.as_mut_ptr());
@@ -424,6 +487,16 @@ unsafe fn add_block<S: Lanes, K: Type, const T: usize, const N: usize>(
     }
 }
 
+/// Returns the sums of a block's first and last 16 codes as a pair in every lane.
+///
+/// # Safety
+/// A record lies at `x`; the processor has the instructions of `S`.
+#[inline(always)]
+unsafe fn sums_of<S: Lanes>(x: *const Record) -> S::Ints {
+    // SAFETY: as promised by the caller; two numbers of 16 bits are as many bytes as one of 32.
+    unsafe { S::int((&raw const (*x).sums).cast::<i32>().read()) }
+}
+
 /// Adds the products of a block that has a scale for each 16 columns.
 ///
 /// # Safety
@@ -442,39 +515,20 @@ unsafe fn add_sixteens<S: Lanes, K: Type, const T: usize, const N: usize>(
     // SAFETY: fields are read within the head, records within the group.
     unsafe {
         let (scales, counts) = scales_of_halves::<S, K>(fields, j);
-        let pair = S::pair(scales[0], scales[1]);
-        let factors = [S::factor(scales[0]), S::factor(scales[1])];
         for (at, y) in y.as_chunks_mut::<N>().0.iter_mut().enumerate() {
             let x: [*const Record; N] = std::array::from_fn(|t| x.add(N * at + t));
-            let codes = x.map(|x| (&raw const (*x).codes).cast::<i8>());
-            let last = codes.map(|codes| codes.add(BLOCK / 2));
-            let [first, second] = match format.codes {
-                Codes::Sixes => [
-                    S::dots_scaled::<6, 0, N>(w, codes, factors[0]),
-                    S::dots_scaled::<6, 1, N>(w, last, factors[1]),
-                ],
-                Codes::Threes => [
-                    S::dots_scaled::<3, 0, N>(w, codes, factors[0]),
-                    S::dots_scaled::<3, 1, N>(w, last, factors[1]),
-                ],
-                _ => [
-                    S::dots_scaled::<2, 0, N>(w, codes, factors[0]),
-                    S::dots_scaled::<2, 1, N>(w, last, factors[1]),
-                ],
+            let dots = match format.codes {
+                Codes::Sixes => S::dots_of_halves::<6, 32, N>(w, x, scales),
+                Codes::Threes => S::dots_of_halves::<3, 4, N>(w, x, scales),
+                _ => S::dots_of_halves::<2, 0, N>(w, x, scales),
             };
             for t in 0..N {
                 let (x, y) = (x[t], &mut y[t]);
-                let sums = S::int((&raw const (*x).sums).cast::<i32>().read());
-                let mut dot = S::add(first[t], second[t]);
-                match format.codes {
-                    Codes::Sixes => dot = S::subtract(dot, S::shifted::<5>(S::pair_dot(pair, sums))),
-                    Codes::Threes => dot = S::subtract(dot, S::shifted::<2>(S::pair_dot(pair, sums))),
-                    _ => {}
-                }
                 let scale = S::float((*x).scale);
-                *y = S::fma(S::multiply(d, scale), S::to_floats(dot), *y);
+                *y = S::fma(S::multiply(d, scale), dots[t], *y);
                 if let Scales::Nibble16 = format.scales {
-                    *y = S::fnma(S::multiply(m, scale), S::to_floats(S::pair_dot(counts, sums)), *y);
+                    let counts = S::to_floats(S::pair_dot(counts, sums_of::<S>(x)));
+                    *y = S::fnma(S::multiply(m, scale), counts, *y);
                 }
             }
         }

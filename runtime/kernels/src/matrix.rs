@@ -20,10 +20,11 @@ use crate::scalar::Block;
 
 /// Tasks that each thread gets on average, so that one which a neighbour delays leaves the rest to the others.
 const TASKS_PER_THREAD: usize = 8;
-/// Bytes of weights that a task goes through again for each panel of tokens: with the tokens they stay in a second-level cache.
-const CHUNK_BYTES: usize = 128 << 10;
-/// Bytes of tokens in a panel.
-const PANEL_BYTES: usize = 192 << 10;
+/// Tiles, tokens of a panel, and columns in blocks of a slab, whose products a task adds up before it goes on. A group's records of a slab (24 KiB) stay in the first
+/// cache while all tiles pass, the weights of a slab and the sums (32 KiB) in the second.
+const TILES_MAX: usize = 8;
+const PANEL_TOKENS: usize = 64;
+const SLAB_BLOCKS: usize = 32;
 /// Fewest tokens for the tile unit: with 16 it is as quick as the dot products or slower, for it unpacks to memory.
 const TILED_TOKENS: usize = 2 * amx::TOKENS;
 /// Bytes of a slab of columns of a panel's tokens for the tile unit, which goes through them for each tile and unpacks the tile for each panel.
@@ -194,12 +195,11 @@ impl PackedMatrix {
         let kernel = Kernel::new(self.kind, self.format, isa);
         let n_tiles = self.n_rows.div_ceil(TILE_ROWS);
         let per_thread = n_tiles.div_ceil(pool.n_threads() * TASKS_PER_THREAD);
-        let tile_bytes = self.format.tile_bytes(self.n_columns / BLOCK);
         let is_tiled = kernel.tiles().is_some() && n_tokens >= TILED_TOKENS;
         // One token goes through the weights once, and the tile unit through the tokens once for all tiles of a task; else tiles stay in a cache.
         let per_task = match n_tokens == 1 || is_tiled {
             true => per_thread,
-            false => per_thread.min(CHUNK_BYTES / tile_bytes),
+            false => per_thread.min(TILES_MAX),
         };
         let per_task = per_task.max(1);
         let output = Output::new(y, n_tokens, self.n_rows);
@@ -220,16 +220,46 @@ impl PackedMatrix {
             done = x.n_tokens() / amx::TOKENS * amx::TOKENS;
             self.multiply_slabs(tiles.clone(), x, done, way, output);
         }
-        let mut sums = [[0.0; TILE_ROWS]; TOKENS_MAX];
-        for panel in x.panels(done..x.n_tokens(), PANEL_BYTES) {
-            for index in tiles.clone() {
-                let tile = self.tile(index);
-                for (first, records) in x.groups(panel.clone()) {
+        if x.n_tokens() - done <= 2 {
+            for (first, records) in x.groups(done..x.n_tokens()) {
+                for index in tiles.clone() {
+                    let mut sums = [[0.0; TILE_ROWS]; 2];
                     let sums = &mut sums[..records.len() / n_blocks];
-                    kernel.run(tile, n_blocks, records, sums);
+                    kernel.run(self.tile(index), n_blocks, 0..n_blocks, records, sums);
                     for (token, sums) in sums.iter().enumerate() {
                         // SAFETY: this task alone has these tiles.
                         unsafe { output.put(first + token, index * TILE_ROWS, sums) };
+                    }
+                }
+            }
+            return;
+        }
+        let mut sums = [[[0.0; TILE_ROWS]; PANEL_TOKENS]; TILES_MAX];
+        for panel in x.panels(done..x.n_tokens(), PANEL_TOKENS) {
+            for (chunk, start) in tiles.clone().step_by(TILES_MAX).enumerate() {
+                let tiles = start..tiles.end.min(start + TILES_MAX);
+                if chunk > 0 || panel.start > done {
+                    sums[..tiles.len()].as_flattened_mut().fill([0.0; TILE_ROWS]);
+                }
+                for start in (0..n_blocks).step_by(SLAB_BLOCKS) {
+                    let blocks = start..n_blocks.min(start + SLAB_BLOCKS);
+                    for (first, records) in x.groups(panel.clone()) {
+                        let n_tokens = records.len() / n_blocks;
+                        let records = &records[blocks.start * n_tokens..blocks.end * n_tokens];
+                        if blocks.end == n_blocks {
+                            output.fetch(first..first + n_tokens, tiles.start * TILE_ROWS..tiles.end * TILE_ROWS);
+                        }
+                        for (index, sums) in tiles.clone().zip(&mut sums) {
+                            let sums = &mut sums[first - panel.start..][..n_tokens];
+                            kernel.run(self.tile(index), n_blocks, blocks.clone(), records, sums);
+                        }
+                    }
+                }
+                // A token's rows one after the other: tokens lie far apart, and a cache line that is fetched for each row of each token costs more than its products.
+                for token in panel.clone() {
+                    for (index, sums) in tiles.clone().zip(&sums) {
+                        // SAFETY: this task alone has these tiles.
+                        unsafe { output.put(token, index * TILE_ROWS, &sums[token - panel.start]) };
                     }
                 }
             }
@@ -241,7 +271,7 @@ impl PackedMatrix {
         let n_blocks = self.n_columns / BLOCK;
         let mut unit = Unit::new(way);
         let n_slabs = n_blocks.div_ceil(amx::SLAB_BLOCKS);
-        for panel in x.panels(0..n_tokens, n_slabs * TILED_PANEL_BYTES) {
+        for panel in x.panels(0..n_tokens, n_slabs * TILED_PANEL_BYTES / x.group_bytes() * TOKENS_MAX) {
             for start in (0..n_blocks).step_by(amx::SLAB_BLOCKS) {
                 let blocks = start..n_blocks.min(start + amx::SLAB_BLOCKS);
                 for index in tiles.clone() {

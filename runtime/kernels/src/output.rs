@@ -2,6 +2,10 @@
 #![expect(unsafe_code, reason = "threads write disjoint rows of one output")]
 
 use std::marker::PhantomData;
+use std::ops::Range;
+
+/// Numbers in a cache line.
+const LINE: usize = 16;
 
 /// Outputs `[n_tokens, n_rows]`, row-major; each task writes its rows, for every token.
 #[derive(Clone, Copy)]
@@ -47,6 +51,15 @@ impl<'a> Output<'a> {
         rows.copy_from_slice(&numbers[..len]);
     }
 
+    /// Asks for the cache lines of some rows of some tokens, which will be written soon.
+    pub(crate) fn fetch(self, tokens: Range<usize>, rows: Range<usize>) {
+        for token in tokens {
+            for row in rows.clone().step_by(LINE) {
+                prefetch(self.start.wrapping_add(token * self.n_rows + row));
+            }
+        }
+    }
+
     /// Returns the address of a row of a token. The next token's is [`Output::stride`] numbers further.
     ///
     /// # Panics
@@ -63,4 +76,15 @@ impl<'a> Output<'a> {
     pub(crate) fn stride(self) -> usize {
         self.n_rows
     }
+}
+
+/// Asks for a cache line, where the processor can be asked. Any address may be.
+fn prefetch(at: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of the architecture, and a prefetch reads nothing.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }

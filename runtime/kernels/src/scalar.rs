@@ -8,6 +8,8 @@
 //! ```
 //! Sums of codes are integers and exact. `w` is `d` times an integer scale, exact in f32 as well; `fma` rounds once.
 
+use std::ops::Range;
+
 use half::f16;
 
 use crate::activations::Record;
@@ -143,11 +145,17 @@ fn code(format: Format, codes: &[u8], column: usize, row: usize) -> i32 {
     code - format.offset
 }
 
-/// Multiplies a tile with a group of tokens: `y[token][row]`.
-pub(crate) fn tile(format: Format, tile: &[u8], n_blocks: usize, x: &[Record], y: &mut [[f32; TILE_ROWS]]) {
+/// Multiplies some blocks of a tile with a group of tokens and adds that to `y[token][row]`.
+pub(crate) fn tile(
+    format: Format,
+    tile: &[u8],
+    n_blocks: usize,
+    blocks: Range<usize>,
+    x: &[Record],
+    y: &mut [[f32; TILE_ROWS]],
+) {
     let n_tokens = y.len();
-    y.fill([0.0; TILE_ROWS]);
-    for (block, x) in x.chunks_exact(n_tokens).enumerate() {
+    for (block, x) in blocks.zip(x.chunks_exact(n_tokens)) {
         for row in 0..TILE_ROWS {
             let weights = Block::read(format, tile, n_blocks, block, row);
             for (x, y) in x.iter().zip(y.iter_mut()) {

@@ -268,8 +268,14 @@ fn wide_registers_give_the_same_bits() {
                 let (_, records) = x.groups(0..n_tokens).next().unwrap();
                 let (mut wanted, mut found) = (vec![[0.0; 16]; n_tokens], vec![[0.0; 16]; n_tokens]);
                 let n_blocks = n_columns / BLOCK;
-                Kernel::new(kind, format, scalar()).run(packed.packed_bytes(), n_blocks, records, &mut wanted);
-                kernel.run(packed.packed_bytes(), n_blocks, records, &mut found);
+                Kernel::new(kind, format, scalar()).run(
+                    packed.packed_bytes(),
+                    n_blocks,
+                    0..n_blocks,
+                    records,
+                    &mut wanted,
+                );
+                kernel.run(packed.packed_bytes(), n_blocks, 0..n_blocks, records, &mut found);
                 assert!(same(found.as_flattened(), wanted.as_flattened()), "{kind:?} {n_tokens}");
             }
         }

@@ -179,6 +179,13 @@ impl Lanes for Avx2 {
 
     #[inline]
     #[target_feature(enable = "avx2")]
+    unsafe fn load(at: *const f32) -> __m256 {
+        // SAFETY: the caller promises 8 numbers.
+        unsafe { _mm256_loadu_ps(at) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
     unsafe fn store(floats: __m256, at: *mut f32) {
         // SAFETY: the caller promises room for 8 numbers.
         unsafe { _mm256_storeu_ps(at, floats) }

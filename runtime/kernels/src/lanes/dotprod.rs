@@ -175,6 +175,13 @@ impl Lanes for DotProd {
 
     #[inline]
     #[target_feature(enable = "neon")]
+    unsafe fn load(at: *const f32) -> float32x4_t {
+        // SAFETY: the caller promises 4 numbers.
+        unsafe { vld1q_f32(at) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
     unsafe fn store(floats: float32x4_t, at: *mut f32) {
         // SAFETY: the caller promises room for 4 numbers.
         unsafe { vst1q_f32(at, floats) }

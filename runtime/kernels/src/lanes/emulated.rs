@@ -149,6 +149,11 @@ impl Lanes for Emulated {
         std::array::from_fn(|lane| (-a[lane]).mul_add(b[lane], c[lane]))
     }
 
+    unsafe fn load(at: *const f32) -> Floats {
+        // SAFETY: the caller promises 16 numbers.
+        unsafe { at.cast::<Floats>().read() }
+    }
+
     unsafe fn store(floats: Floats, at: *mut f32) {
         // SAFETY: the caller promises room for 16 numbers.
         unsafe { at.cast::<Floats>().write(floats) }

@@ -5,9 +5,9 @@ use std::arch::x86_64::*;
 
 use witness_formats::gguf::GgmlType;
 
-use super::{Lanes, Run, Type, kernels_of, multiply, types};
+use super::{Lanes, Run, Type, kernels_of, multiply, sums_of, types};
 use crate::activations::Record;
-use crate::format::TILE_ROWS;
+use crate::format::{BLOCK, TILE_ROWS};
 
 pub(super) struct Vnni;
 
@@ -177,6 +177,13 @@ impl Lanes for Vnni {
 
     #[inline]
     #[target_feature(enable = "avx512f")]
+    unsafe fn load(at: *const f32) -> __m512 {
+        // SAFETY: the caller promises 16 numbers.
+        unsafe { _mm512_loadu_ps(at) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
     unsafe fn store(floats: __m512, at: *mut f32) {
         // SAFETY: the caller promises room for 16 numbers.
         unsafe { _mm512_storeu_ps(at, floats) }
@@ -212,8 +219,43 @@ impl Lanes for Vnni {
         factor: __m512i,
     ) -> __m512i {
         // SAFETY: as promised by the caller.
-        let [sum] = unsafe { Vnni::dots_scaled::<BITS, HALF, 1>(w, [x], factor) };
-        sum
+        let [sum] = unsafe { Vnni::halves_from::<HALF, 1>(w, [x], [_mm512_setzero_si512()]) };
+        _mm512_mullo_epi32(sum, factor)
+    }
+
+    /// In f32, where a multiplication takes a quarter of what it takes in 32-bit integers. The sums of 16 products less the offset (17 bits) and their products with a
+    /// scale (7 bits and a sign) are exact there, so the one rounding is that of the whole.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    unsafe fn dots_of_halves<const BITS: u32, const OFFSET: i32, const N: usize>(
+        w: &[__m512i; 8],
+        x: [*const Record; N],
+        scales: [__m512i; 2],
+    ) -> [__m512; N] {
+        let factors = scales.map(|scales| _mm512_cvtepi32_ps(scales));
+        let mut starts = [[_mm512_setzero_si512(); N]; 2];
+        if OFFSET > 0 {
+            let offsets = [_mm512_set1_epi32(-OFFSET & 0xffff), _mm512_set1_epi32(-OFFSET << 16)];
+            for (starts, offsets) in starts.iter_mut().zip(offsets) {
+                for (start, x) in starts.iter_mut().zip(x) {
+                    // SAFETY: the caller promises a record.
+                    *start = _mm512_madd_epi16(unsafe { sums_of::<Vnni>(x) }, offsets);
+                }
+            }
+        }
+        let [first, second] = starts;
+        // SAFETY: the caller promises records.
+        let codes = x.map(|x| unsafe { (&raw const (*x).codes).cast::<i8>() });
+        // SAFETY: these are the codes of a record.
+        let first = unsafe { Vnni::halves_from::<0, N>(w, codes, first) };
+        // SAFETY: as above, from their middle on.
+        let second = unsafe { Vnni::halves_from::<1, N>(w, codes.map(|codes| codes.add(BLOCK / 2)), second) };
+        let mut dots = [_mm512_setzero_ps(); N];
+        for t in 0..N {
+            let one = _mm512_mul_ps(factors[0], _mm512_cvtepi32_ps(first[t]));
+            dots[t] = _mm512_fmadd_ps(factors[1], _mm512_cvtepi32_ps(second[t]), one);
+        }
+        dots
     }
 
     /// Side by side, because a sum takes five cycles and two can be begun in each.
@@ -248,23 +290,26 @@ impl Lanes for Vnni {
         // SAFETY: as promised by the caller.
         unsafe { Vnni::dots::<8, N>(w, x, start) }
     }
+}
 
+impl Vnni {
+    /// Returns `start` and 16 products of unsigned codes for each token: registers `4 * HALF` on, and the 16 bytes at `x`.
+    ///
+    /// # Safety
+    /// 16 bytes lie at each `x`.
     #[inline]
     #[target_feature(enable = "avx512f,avx512vnni")]
-    unsafe fn dots_scaled<const BITS: u32, const HALF: usize, const N: usize>(
+    unsafe fn halves_from<const HALF: usize, const N: usize>(
         w: &[__m512i; 8],
         x: [*const i8; N],
-        factor: __m512i,
+        start: [__m512i; N],
     ) -> [__m512i; N] {
-        let mut sums = [_mm512_setzero_si512(); N];
+        let mut sums = start;
         for k in 0..4 {
             for (sum, x) in sums.iter_mut().zip(x) {
-                // SAFETY: the caller promises 16 bytes.
+                // SAFETY: the caller promises the bytes.
                 *sum = _mm512_dpbusd_epi32(*sum, w[4 * HALF + k], unsafe { four(x, k) });
             }
-        }
-        for sum in &mut sums {
-            *sum = _mm512_mullo_epi32(*sum, factor);
         }
         sums
     }
