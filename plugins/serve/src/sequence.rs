@@ -55,6 +55,7 @@ pub(crate) struct Sequence {
     top_logprobs: Option<u32>,
     tokens_max: usize,
     context: usize,
+    ignores_eos: bool,
 }
 
 /// What one token led to.
@@ -105,6 +106,7 @@ impl Sequence {
             top_logprobs: request.top_logprobs.map(|n| n.min(TOP_LOGPROBS_MAX)),
             tokens_max: usize::try_from(options.num_predict).unwrap_or(usize::MAX),
             context: admission.num_ctx,
+            ignores_eos: options.ignore_eos,
         })
     }
 
@@ -183,7 +185,7 @@ impl Sequence {
         let token = choice.token;
         let (logprob, alternatives) = self.logprobs(logits, token, tokenizer)?;
         self.tokens.push(token);
-        if tokenizer.end_of_generation().contains(&token) {
+        if !self.ignores_eos && tokenizer.end_of_generation().contains(&token) {
             let ended = Some(DoneReason::Stop);
             return Ok(Said {
                 token,

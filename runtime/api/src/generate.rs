@@ -64,6 +64,9 @@ pub struct GenerateRequest {
     /// Ours: name of the adapter; `base` = none, absent = the model's first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<String>,
+    /// Ours: ids of the prompt's tokens as they stand, in place of `prompt`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_ids: Option<Vec<u32>>,
 }
 
 /// `think`: on, off, or a level that the template understands.

@@ -8,8 +8,10 @@ use witness_diagnostics::{Diagnostic, Kind, near_miss};
 
 /// Every option that is understood or knowingly accepted, sorted.
 pub const KNOWN_OPTIONS: &[&str] = &[
+    "chat_cache",
     "f16_kv",
     "frequency_penalty",
+    "ignore_eos",
     "logits_all",
     "low_vram",
     "main_gpu",
@@ -21,6 +23,7 @@ pub const KNOWN_OPTIONS: &[&str] = &[
     "num_ctx",
     "num_gpu",
     "num_keep",
+    "num_parallel",
     "num_predict",
     "num_thread",
     "numa",
@@ -67,6 +70,10 @@ pub struct Options {
     pub num_ctx: Option<u64>,
     /// Compute threads.
     pub num_thread: Option<u64>,
+    /// Ours: requests that the model answers at once; nothing = what the daemon's setting says.
+    pub num_parallel: Option<u64>,
+    /// Ours: whether chats go to disk when the model is unloaded, and come back from there.
+    pub chat_cache: Option<bool>,
     /// Softmax temperature.
     pub temperature: Option<f32>,
     /// Keep the k most likely tokens.
@@ -91,6 +98,8 @@ pub struct Options {
     pub num_predict: Option<i64>,
     /// Texts that end the answer.
     pub stop: Option<Vec<String>>,
+    /// Ours: take the token that ends an answer for one like others.
+    pub ignore_eos: Option<bool>,
 }
 
 impl Options {
@@ -114,6 +123,9 @@ impl Options {
         match name {
             "num_ctx" => self.num_ctx = Some(count(name, value)?),
             "num_thread" => self.num_thread = Some(count(name, value)?),
+            "num_parallel" => self.num_parallel = Some(count(name, value)?),
+            "chat_cache" => self.chat_cache = Some(flag(name, value)?),
+            "ignore_eos" => self.ignore_eos = Some(flag(name, value)?),
             "temperature" => self.temperature = Some(number(name, value)?),
             "top_k" => self.top_k = Some(whole(name, value)?.clamp(0, i64::from(u32::MAX)) as u32),
             "top_p" => self.top_p = Some(number(name, value)?),
@@ -137,6 +149,8 @@ impl Options {
         Self {
             num_ctx: self.num_ctx.or(below.num_ctx),
             num_thread: self.num_thread.or(below.num_thread),
+            num_parallel: self.num_parallel.or(below.num_parallel),
+            chat_cache: self.chat_cache.or(below.chat_cache),
             temperature: self.temperature.or(below.temperature),
             top_k: self.top_k.or(below.top_k),
             top_p: self.top_p.or(below.top_p),
@@ -149,6 +163,7 @@ impl Options {
             seed: self.seed.or(below.seed),
             num_predict: self.num_predict.or(below.num_predict),
             stop: self.stop.or(below.stop),
+            ignore_eos: self.ignore_eos.or(below.ignore_eos),
         }
     }
 }
@@ -199,6 +214,10 @@ fn count(name: &str, value: &Value) -> Result<u64, Diagnostic> {
         .ok()
         .filter(|n| *n > 0)
         .ok_or_else(|| wrong(name, "a whole number above 0", value))
+}
+
+fn flag(name: &str, value: &Value) -> Result<bool, Diagnostic> {
+    value.as_bool().ok_or_else(|| wrong(name, "true or false", value))
 }
 
 fn texts(name: &str, value: &Value) -> Result<Vec<String>, Diagnostic> {
@@ -256,6 +275,10 @@ mod tests {
             (
                 json!({"num_ctx": 0}),
                 "option `num_ctx` must be a whole number above 0, not `0`",
+            ),
+            (
+                json!({"ignore_eos": 1}),
+                "option `ignore_eos` must be true or false, not `1`",
             ),
             (
                 json!({"stop": [1]}),

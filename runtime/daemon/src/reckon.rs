@@ -30,7 +30,9 @@ pub(crate) fn want(app: &App, stored: &Stored, info: &ModelInfo, options: &Optio
         options: load,
         architecture: info.architecture.clone(),
         label: label_of(stored, info),
-        chats: chats::place(&app.settings, &stored.base.files),
+        chats: keeps_chats(options)
+            .then(|| chats::place(&app.settings, &stored.base.files))
+            .flatten(),
         lease: lease_of(app, &stored.base.files),
     }
 }
@@ -55,7 +57,8 @@ pub(crate) fn load_want(
     let num_ctx = options
         .num_ctx
         .or(app.settings.context_length.map(|tokens| at_most(tokens, info)));
-    let cache = CachePlan::of(app);
+    let mut cache = CachePlan::of(app);
+    cache.parallel = options.num_parallel.unwrap_or(cache.parallel);
     let reckoning = reckon(info, num_ctx, &cache);
     let load = LoadOptions {
         num_ctx,
@@ -64,14 +67,20 @@ pub(crate) fn load_want(
         kv_cache_type: cache.kind,
         kv_bytes: Some(reckoning.kv),
     };
+    let is_shaped =
+        num_ctx.is_some() || options.num_thread.is_some() || options.num_parallel.is_some() || !keeps_chats(options);
     let demand = Demand {
         key: key_of(&base.files),
-        shape: (num_ctx.is_some() || options.num_thread.is_some()).then(|| shape_of(&load)),
+        shape: is_shaped.then(|| shape_of(&load, keeps_chats(options))),
         shape_default: 0,
         bytes: reckoning.total(),
         keep_alive: keep_alive(time, app.settings.keep_alive),
     };
     (demand, load)
+}
+
+fn keeps_chats(options: &Options) -> bool {
+    options.chat_cache.unwrap_or(true)
 }
 
 /// Keeps files from the collector.
@@ -186,12 +195,18 @@ pub(crate) fn clamp_context(options: &mut Options, info: &ModelInfo) -> Option<S
     ))
 }
 
-/// Packs load options into the scheduler's number: threads above bit 40, context below.
-fn shape_of(options: &LoadOptions) -> u64 {
-    const CONTEXT_BITS: u32 = 40;
-    let context = options.num_ctx.unwrap_or(0).min((1 << CONTEXT_BITS) - 1);
-    let threads = options.num_thread.unwrap_or(0).min((1 << (63 - CONTEXT_BITS)) - 1);
-    threads << CONTEXT_BITS | context
+/// Packs what a base is loaded with into the scheduler's number: the context lowest, then threads, sequences, and whether chats stay in memory.
+fn shape_of(options: &LoadOptions, keeps_chats: bool) -> u64 {
+    let fields = [
+        (40, options.num_ctx.unwrap_or(0)),
+        (14, options.num_thread.unwrap_or(0)),
+        (9, options.num_parallel.unwrap_or(0)),
+        (1, u64::from(!keeps_chats)),
+    ];
+    fields
+        .iter()
+        .rev()
+        .fold(0, |packed, &(bits, value)| packed << bits | value.min((1 << bits) - 1))
 }
 
 #[cfg(test)]
@@ -271,17 +286,28 @@ mod tests {
     }
 
     #[test]
-    fn shapes_differ_by_context_and_threads() {
-        let shape = |num_ctx, num_thread| {
-            shape_of(&LoadOptions {
+    fn shapes_differ_by_whatever_a_load_is_asked_for() {
+        let shape = |num_ctx, num_thread, num_parallel, keeps_chats| {
+            let options = LoadOptions {
                 num_ctx,
                 num_thread,
-                num_parallel: Some(1),
+                num_parallel,
                 ..LoadOptions::default()
-            })
+            };
+            shape_of(&options, keeps_chats)
         };
-        assert_ne!(shape(Some(64), None), shape(Some(128), None));
-        assert_ne!(shape(Some(64), Some(1)), shape(Some(64), Some(2)));
-        assert_eq!(shape(Some(u64::MAX), Some(u64::MAX)) >> 63, 0);
+        let all = [
+            shape(Some(64), None, Some(1), true),
+            shape(Some(128), None, Some(1), true),
+            shape(Some(64), Some(1), Some(1), true),
+            shape(Some(64), Some(2), Some(1), true),
+            shape(Some(64), Some(2), Some(16), true),
+            shape(Some(64), Some(2), Some(16), false),
+            // What is too large for its field stays in it.
+            shape(Some(u64::MAX), Some(u64::MAX), Some(u64::MAX), true),
+            shape(Some(u64::MAX), Some(u64::MAX), Some(u64::MAX), false),
+        ];
+        let distinct: std::collections::BTreeSet<u64> = all.into_iter().collect();
+        assert_eq!(distinct.len(), all.len());
     }
 }

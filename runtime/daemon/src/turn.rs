@@ -294,6 +294,7 @@ fn sampling(options: &Options) -> SamplingOptions {
         seed: options.seed.and_then(|seed| u64::try_from(seed).ok()),
         num_predict: options.num_predict.unwrap_or(default.num_predict),
         stop: options.stop.clone().unwrap_or(default.stop),
+        ignore_eos: options.ignore_eos.unwrap_or(default.ignore_eos),
     }
 }
 

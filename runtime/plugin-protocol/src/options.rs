@@ -93,6 +93,8 @@ pub struct SamplingOptions {
     pub num_predict: i64,
     /// Texts that end the answer; they are not part of it. They match across token borders.
     pub stop: Vec<String>,
+    /// Take the token that ends an answer for one like others: as many tokens come as were asked for.
+    pub ignore_eos: bool,
 }
 
 impl Default for SamplingOptions {
@@ -111,6 +113,7 @@ impl Default for SamplingOptions {
             seed: None,
             num_predict: -1,
             stop: Vec::new(),
+            ignore_eos: false,
         }
     }
 }

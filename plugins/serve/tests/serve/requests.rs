@@ -335,3 +335,19 @@ fn threads_are_as_asked() {
         session(LoadOptions::default()).run(greedy(text("threads"), 8)).ids
     );
 }
+
+/// Goal: an answer can be made as long as it was asked for, so that what is timed does not depend on what is said.
+#[test]
+fn the_end_of_an_answer_can_be_ignored() {
+    let mut session = session(LoadOptions::default());
+    let mut n_ended = 0;
+    for seed in 0..12 {
+        let mut request = sampled(text("hello"), seed, 400);
+        n_ended += usize::from(reason(&session.run(request.clone())) == DoneReason::Stop);
+        request.sampling.ignore_eos = true;
+        let whole = session.run(request);
+        assert_eq!(reason(&whole), DoneReason::Length);
+        assert_eq!(whole.done.unwrap().generated_tokens, 400);
+    }
+    assert!(n_ended > 0, "none of the answers ended by itself");
+}

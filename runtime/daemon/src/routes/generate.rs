@@ -14,10 +14,11 @@ use crate::template::Template;
 use crate::turn::{Common, Turn};
 
 pub(super) async fn generate(State(app): State<Arc<App>>, Json(request): Json<GenerateRequest>) -> Reply {
-    let returns_context = !request.is_raw();
+    let has_ids = request.prompt_ids.as_ref().is_some_and(|ids| !ids.is_empty());
+    let returns_context = !request.is_raw() && !has_ids;
     let shape = Shape::Generate { returns_context };
     let turn = Turn::prepare(&app, &request.model, common(&request)).await?;
-    if request.prompt.is_empty() && request.suffix.as_deref().unwrap_or_default().is_empty() {
+    if !has_ids && request.prompt.is_empty() && request.suffix.as_deref().unwrap_or_default().is_empty() {
         return load_or_unload(&app, request.model, shape, turn, request.keep_alive).await;
     }
     refuse_what_is_not_there(&request)?;
@@ -82,6 +83,16 @@ pub(super) fn no_images(model: &str) -> Failure {
 /// Lays out the prompt: as it stands when raw, as a conversation of one message when there is a template, else as plain text.
 fn prompt(app: &App, turn: &Turn, request: &GenerateRequest) -> Result<Prompt, Failure> {
     let context = request.context.clone().unwrap_or_default();
+    if let Some(ids) = request.prompt_ids.as_ref().filter(|ids| !ids.is_empty()) {
+        if !request.prompt.is_empty() || !context.is_empty() {
+            return Err(
+                invalid("prompt_ids", "`prompt_ids` stands in place of `prompt` and `context`")
+                    .hint("send one of them")
+                    .into(),
+            );
+        }
+        return Ok(Prompt::Tokens { ids: ids.clone() });
+    }
     let variables = turn.think(request.think.as_ref())?;
     if request.is_raw() {
         if [&request.template, &request.system]

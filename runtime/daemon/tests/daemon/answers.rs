@@ -220,6 +220,12 @@ async fn prompts_are_laid_out_by_the_template_or_joined() {
             &json!({"model": "templated", "prompt": "hi", "system": "mine", "template": "{% x %}", "stream": false}),
         )
         .await;
+    daemon
+        .post(
+            "/api/generate",
+            &json!({"model": "templated", "prompt_ids": [7, 8], "stream": false}),
+        )
+        .await;
     let prompts: Vec<Value> = daemon
         .fake
         .requests
@@ -247,6 +253,7 @@ async fn prompts_are_laid_out_by_the_template_or_joined() {
         prompts[5]["messages"],
         json!([message("user", "M"), message("system", "mine"), message("user", "hi")])
     );
+    assert_eq!(prompts[7], json!({"type": "tokens", "ids": [7, 8]}));
     assert_eq!(prompts[6]["template"], "{% x %}");
     assert_eq!(prompts[6]["messages"][0], message("system", "mine"));
     assert!(matches!(
@@ -277,6 +284,12 @@ async fn what_a_model_cannot_do_is_refused() {
             json!({"model": "m", "prompt": "a", "raw": true, "system": "s"}),
             400,
             "raw mode",
+        ),
+        (
+            "/api/generate",
+            json!({"model": "m", "prompt": "a", "prompt_ids": [1]}),
+            400,
+            "stands in place of",
         ),
         (
             "/api/generate",

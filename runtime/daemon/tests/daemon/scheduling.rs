@@ -47,6 +47,8 @@ async fn other_load_options_load_anew() {
         (json!({"num_ctx": 64}), 64),
         (json!({}), 64),
         (json!({"num_ctx": 128}), 128),
+        (json!({"num_ctx": 128, "num_parallel": 9}), 128),
+        (json!({"num_ctx": 128, "num_parallel": 9, "chat_cache": false}), 128),
     ] {
         let mut body = ask("m", "hi");
         body["options"] = options;
@@ -56,8 +58,11 @@ async fn other_load_options_load_anew() {
             num_ctx
         );
     }
-    assert_eq!(daemon.fake.loads(), 2);
-    assert_eq!(daemon.fake.load_requests.lock().unwrap()[1].options.num_ctx, Some(128));
+    assert_eq!(daemon.fake.loads(), 4);
+    let loads = daemon.fake.load_requests.lock().unwrap();
+    assert_eq!(loads[1].options.num_ctx, Some(128));
+    assert_eq!(loads[2].options.num_parallel, Some(9));
+    assert_eq!((loads[2].chats.is_some(), loads[3].chats.is_some()), (true, false));
 }
 
 #[tokio::test]
