@@ -63,6 +63,14 @@ impl Client {
         }
     }
 
+    /// Returns a client of whatever serves HTTP at an address.
+    pub(crate) fn at(host: HostAddr) -> Self {
+        Self {
+            socket: PathBuf::new(),
+            host,
+        }
+    }
+
     /// Returns the daemon's unix socket.
     pub fn socket(&self) -> Endpoint {
         Endpoint::Unix(self.socket.clone())

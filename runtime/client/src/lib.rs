@@ -6,7 +6,8 @@
 //! What it does not know: terminals, progress bars, what is inside a model file.
 //!
 //! Layout: `connect` (addresses) -> `http` (one request) -> `stream` and `lines` (NDJSON) -> `upload` (files as blobs) -> `source`
-//! (which files make a model) -> `create` (a Modelfile's plan as a request) · `transform` (making, planning, exporting) · `measure` · `train` (runs) · `autostart` · `error`.
+//! (which files make a model) -> `create` (a Modelfile's plan as a request) · `transform` (making, planning, exporting) · `measure` · `timed` (answers as they come, of
+//! ours and of llama.cpp's server) · `train` (runs) · `autostart` · `error`.
 //!
 //! ```no_run
 //! # async fn list() -> Result<(), Box<dyn std::error::Error>> {
@@ -25,6 +26,7 @@ mod lines;
 mod measure;
 mod source;
 mod stream;
+mod timed;
 mod train;
 mod transform;
 mod upload;
@@ -36,6 +38,7 @@ pub use error::ClientError;
 pub use http::Client;
 pub use source::{SourceFile, adapter_files, model_files};
 pub use stream::Lines;
+pub use timed::{Question, Timed, TimedClient};
 pub use upload::{FileProgress, StoredFile};
 
 /// The HTTP methods that callers name.

@@ -37,9 +37,15 @@ impl<T: DeserializeOwned> Lines<T> {
 
     /// Returns the next line, or nothing once the answer is complete. Safe to drop and call again between lines.
     pub async fn next(&mut self) -> Result<Option<T>, ClientError> {
+        let line = self.next_raw().await?;
+        line.map(|line| self.read(&line)).transpose()
+    }
+
+    /// As [`Lines::next`], of the line as it came.
+    pub(crate) async fn next_raw(&mut self) -> Result<Option<Vec<u8>>, ClientError> {
         loop {
             if let Some(line) = self.ready.pop_front() {
-                return self.read(&line).map(Some);
+                return Ok(Some(line));
             }
             let Some(body) = self.body.as_mut() else {
                 return Ok(None);
