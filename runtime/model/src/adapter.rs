@@ -83,6 +83,41 @@ impl Model {
     }
 }
 
+impl Model {
+    /// Makes an adapter of small random numbers, on q and v of every layer: as much work as a trained one, for those who time.
+    pub fn random_adapter(&self, rank: usize, seed: u32) -> Result<Adapter> {
+        let config = self.config();
+        let mut adapter = Adapter {
+            deltas: HashMap::new(),
+            bytes: 0,
+            pairs: 0,
+        };
+        let mut state = seed;
+        let mut draw = |n: usize| -> Vec<f32> {
+            let mut next = || {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                ((state >> 8) as f32 / (1 << 23) as f32 - 1.0) / 100.0
+            };
+            (0..n).map(|_| next()).collect()
+        };
+        for layer in 0..config.n_layers {
+            for site in [Site::Query, Site::Value] {
+                let module = Module::Linear { layer, site };
+                let (out, input) = shape_of(module, config);
+                let pair = Pair {
+                    a: narrowest(&draw(rank * input), rank, input)?,
+                    b: narrowest(&draw(rank * out), rank, out)?,
+                    rank,
+                    scale: 1.0,
+                };
+                adapter.pairs += 1;
+                adapter.insert("", module, Delta::LowRank { pair, bias: None })?;
+            }
+        }
+        Ok(adapter)
+    }
+}
+
 fn misfit(module: &str, adapter: impl Into<String>, base: impl Into<String>) -> ModelError {
     ModelError::AdapterMisfit {
         module: module.to_owned(),
