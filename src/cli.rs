@@ -192,13 +192,17 @@ worst hundredth of tokens; SAME TOP how often both think the same token the like
     /// Time how fast a model reads and answers
     #[command(after_help = "Examples:
   witness bench llama:q4_k_m
-  witness bench llama:q4_k_m -p 512,4096 -n 64 --parallel 1,4,8
+  witness bench llama:q4_k_m -p 512,4096 -d 128,4096 -n 64       short and long prompts, answers behind little and much
+  witness bench llama:q4_k_m --chats 1,4,8,16                    clients at once, over HTTP
+  witness bench llama:q4_k_m --adapters 8                        a batch with an adapter each, and the same without
   witness bench llama:q4_k_m --seen 0,480,512                    the first token of 512, none, most or all read before
   witness bench llama:q4_k_m --threads 2 --vs ./llama-bench      beside llama.cpp, in turns
+  witness bench llama:q4_k_m --chats 1,4 --vs ./llama-bench      and its llama-server, which lies there too
   witness bench llama:q4_k_m --json
 
-WEIGHTS is what one sequence reads of the weights a second. OF LIMIT is the share of what this machine could do at most, as the last line says: answers
-are limited by reading memory, prompts by multiplying. Nothing else should run meanwhile.")]
+OF LIMIT is the share of what this machine could do at most, as the last line says: answers are limited by reading memory, prompts by
+multiplying. Chats begin all at once; their tokens a second count everything from then to the last token, prompts too. Memory is the most that was
+resident, with mapped files. For `--chats` and `--seen` the model is loaded anew, and unloaded. Nothing else should run meanwhile.")]
     Bench(Bench),
     /// Weigh the columns of a model's matrices on a text, for a better small model
     #[command(after_help = "Examples:

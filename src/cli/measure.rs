@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::builder::RangedU64ValueParser;
+use clap::{Args, ValueEnum, value_parser};
 
 /// What is measured on.
 #[derive(Debug, Args)]
@@ -76,6 +77,16 @@ pub(crate) struct Compare {
     pub(crate) json: bool,
 }
 
+/// A number above zero.
+fn count() -> RangedU64ValueParser {
+    value_parser!(u64).range(1..)
+}
+
+/// As many sequences as a model serves at once.
+fn places() -> RangedU64ValueParser {
+    value_parser!(u64).range(1..=64)
+}
+
 /// Flags of `bench`.
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
@@ -85,29 +96,38 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "NAME")]
     pub(crate) adapter: Option<String>,
     /// Tokens of the prompts that are read
-    #[arg(short, long, value_name = "N,..", value_delimiter = ',', default_value = "512")]
+    #[arg(short, long, value_name = "N,..", value_delimiter = ',', default_value = "512", value_parser = count())]
     pub(crate) prompt: Vec<u64>,
     /// Tokens of the answers
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 64)]
+    #[arg(short = 'n', long, value_name = "N", default_value = "64", value_parser = count())]
     pub(crate) generate: u64,
-    /// Tokens before the answers
-    #[arg(short, long, value_name = "N,..", value_delimiter = ',', default_value = "128")]
+    /// Tokens of context that the answers stand behind
+    #[arg(short, long, value_name = "N,..", value_delimiter = ',', default_value = "128", value_parser = count())]
     pub(crate) depth: Vec<u64>,
-    /// Sequences that are answered at once
-    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "1")]
+    /// Sequences that the engine answers at once
+    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "1", value_parser = places())]
     pub(crate) parallel: Vec<u64>,
-    /// Time the first token of an answer to the first of the prompts, of which so many tokens were read before
+    /// Sequences that the engine answers at once with an adapter each, random ones of rank 16, and as many without
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = places())]
+    pub(crate) adapters: Vec<u64>,
+    /// Clients that chat over HTTP at once, each with a prompt of its own, as long as the first depth
+    #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = places())]
+    pub(crate) chats: Vec<u64>,
+    /// Time the first token that a client gets of an answer to the first of the prompts, of which so many tokens were read before
     #[arg(long, value_name = "N,..", value_delimiter = ',')]
     pub(crate) seen: Vec<u64>,
     /// How often each is timed; medians are shown
-    #[arg(short, long, value_name = "N", default_value_t = 5)]
+    #[arg(short, long, value_name = "N", default_value = "5", value_parser = value_parser!(u64).range(1..=1000))]
     pub(crate) repeats: u64,
     /// Compute threads [default: all]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     pub(crate) threads: Option<u32>,
-    /// llama.cpp's `llama-bench`, to be run on the same file in turns
+    /// llama.cpp's `llama-bench`, to be run on the same file in turns; for `--chats` and `--seen` the `llama-server` beside it
     #[arg(long, value_name = "LLAMA_BENCH")]
     pub(crate) vs: Option<PathBuf>,
+    /// How long a run of the peer, or a set of answers, may take
+    #[arg(long, value_name = "SECONDS", default_value = "900", value_parser = count())]
+    pub(crate) limit: u64,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -10,6 +10,7 @@ mod harness;
 #[expect(dead_code, reason = "each program uses a part of it")]
 mod corpus;
 
+mod bench;
 mod bundle;
 mod client_of_ollama;
 mod create;
@@ -19,6 +20,7 @@ mod desk;
 mod doctor;
 mod drafts;
 mod fake_daemon;
+mod fake_llama;
 mod fsck;
 mod help;
 mod list;

@@ -7,7 +7,7 @@ use crate::desk::Desk;
 use crate::harness::gguf::{self, Shape};
 
 /// A model whose rows are whole blocks of every type, under the name `base`, and a text.
-fn base(desk: &Desk) {
+pub(crate) fn base(desk: &Desk) {
     gguf::write(&desk.path().join("base.gguf"), Shape::small(2), "base");
     let recipe = desk.write("Modelfile", "FROM ./base.gguf\n");
     desk.run(["create", "base", "-f", &recipe]).ok();
@@ -151,40 +151,4 @@ fn what_cannot_be_measured_is_told() {
         assert!(told.err.contains(word), "{arguments:?}: {}", told.err);
         assert_ne!(told.code, 0, "{arguments:?}");
     }
-}
-
-// The peer is a script that answers as llama-bench does: what is shown is our number, its number and their ratio.
-#[test]
-fn a_model_is_timed_beside_a_peer() {
-    let desk = Desk::new();
-    base(&desk);
-    let small = ["bench", "base", "-p", "40", "-n", "3", "-d", "8", "--repeats", "2"];
-    let found = desk.run([&small[..], &["--parallel", "1,2", "--json"]].concat()).json();
-    let speed = found["speed"].as_array().unwrap();
-    assert_eq!(speed.len(), 3);
-    for (case, wanted) in speed.iter().zip([(40, 0, 1), (8, 3, 1), (8, 3, 2)]) {
-        let (prompt, generate, parallel) = wanted;
-        assert_eq!(case["prompt"], prompt);
-        assert_eq!(case["generate"], generate);
-        assert_eq!(case["parallel"], parallel);
-        assert_eq!(case["tokens_per_second"].as_array().unwrap().len(), 2);
-    }
-    let first = desk.run([&small[..], &["--seen", "0,32,40"]].concat()).ok();
-    assert!(
-        first.contains("first token of 40, 8 new") && first.contains("seen before") && first.contains(" ms "),
-        "{first}"
-    );
-    let refused = desk.run([&small[..], &["--seen", "41"]].concat()).err;
-    assert!(refused.contains("cannot have been read before"), "{refused}");
-    let peer = desk.write("peer", "#!/bin/sh\necho '[{\"avg_ts\": 0.5}]'\n");
-    std::fs::set_permissions(&peer, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let raced = desk.run([&small[..], &["--vs", &peer]].concat()).ok();
-    assert!(
-        raced.contains("PEER") && raced.contains("0.5") && raced.contains("x "),
-        "{raced}"
-    );
-    let refused = desk.run([&small[..], &["--vs", "./nowhere"]].concat()).err;
-    assert!(refused.contains("llama-bench"), "{refused}");
-    let refused = desk.run(["bench", "base", "-p", "1000000"]).err;
-    assert!(refused.contains("cannot be timed"), "{refused}");
 }

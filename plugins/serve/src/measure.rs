@@ -110,8 +110,7 @@ pub fn run(request: &MeasureRequest, watch: &mut dyn Watch) -> Result<MeasureRep
         .transpose()?;
     let mut reply = match &request.task {
         MeasureTask::Speed { cases, n_repeats } => {
-            let adapter = request.adapter.as_ref().map(|spec| &*spec.name).zip(adapter.as_deref());
-            speed::run(&mut loaded, adapter, cases, *n_repeats, watch)?
+            speed::run(&mut loaded, adapter.as_deref(), cases, *n_repeats, watch)?
         }
         MeasureTask::Perplexity { text }
         | MeasureTask::Reference { text, .. }

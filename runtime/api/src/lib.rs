@@ -29,7 +29,7 @@ pub use generate::{GenerateRequest, GenerateResponse, Logprob, Metrics, TOP_LOGP
 pub use keep_alive::{KeepAlive, parse_duration};
 pub use measure::{
     BenchRequest, Divergence, ImatrixRequest, MeasureLine, MeasureRequest, Measured, MeasuredModel, MeasuredText,
-    SpeedCase, SpeedFound, SpeedLimits, SuggestRequest,
+    ProcessMemory, SpeedCase, SpeedFound, SpeedLimits, SuggestRequest,
 };
 pub use models::{
     CopyRequest, DeleteRequest, ListModel, ListResponse, ModelDetails, ProcessModel, ProcessResponse, ShowRequest,

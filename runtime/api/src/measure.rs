@@ -119,9 +119,9 @@ pub struct SpeedCase {
     /// Sequences at once; 1 where nothing is said.
     #[serde(deserialize_with = "null_default")]
     pub parallel: u64,
-    /// Times the first token of an answer instead, to a prompt whose first so many tokens were read before.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub seen: Option<u64>,
+    /// Adapters of random numbers, of rank 16 on q and v, that the sequences wear in turn; 0 = what the request names, if anything.
+    #[serde(deserialize_with = "null_default", skip_serializing_if = "is_zero")]
+    pub adapters: u64,
 }
 
 /// A case and what was found.
@@ -134,9 +134,18 @@ pub struct SpeedFound {
     /// Tokens a second of all sequences together, each time.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tokens_per_second: Vec<f64>,
-    /// Milliseconds to the first token, each time; of a case with `seen`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub first_token_ms: Vec<f64>,
+}
+
+/// Resident memory of the process that computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProcessMemory {
+    /// Most that was resident at a time.
+    pub peak_bytes: u64,
+    /// Resident memory of its own at the end.
+    pub anonymous_bytes: u64,
+    /// Resident pages of mapped files at the end.
+    pub file_bytes: u64,
 }
 
 /// What a machine could do at most, with the threads and instructions that the model ran with.
@@ -223,6 +232,12 @@ pub struct Measured {
     /// What the machine could do at most; of a bench only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<SpeedLimits>,
+    /// Memory that the cases of a bench took, with the model; where the system tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<ProcessMemory>,
+    /// Tokens in the vocabulary; of a bench only.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub vocab_size: u64,
     /// The model's file where it is one; of a bench only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,

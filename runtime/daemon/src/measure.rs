@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use witness_api::{
     BenchRequest, Divergence, ImatrixRequest, MeasureLine, MeasureRequest, Measured, MeasuredModel, MeasuredText,
-    Progress, SpeedCase, SpeedFound, SpeedLimits, SuggestRequest,
+    ProcessMemory, Progress, SpeedCase, SpeedFound, SpeedLimits, SuggestRequest,
 };
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_plugin_protocol as protocol;
@@ -414,13 +414,6 @@ impl Race {
 fn checked_case(case: SpeedCase, positions_max: u64) -> Result<protocol::SpeedCase, Diagnostic> {
     let parallel = case.parallel.max(1);
     let tokens = case.prompt.saturating_add(case.generate);
-    if let Some(seen) = case.seen.filter(|&seen| seen > case.prompt) {
-        let message = format!(
-            "{seen} tokens of a prompt of {} cannot have been read before",
-            case.prompt
-        );
-        return Err(invalid("bench_case", message).hint("name as many tokens as the prompt has, or fewer"));
-    }
     if case.prompt == 0 || parallel > BENCH_PARALLEL_MAX || positions_max > 0 && tokens > positions_max {
         let message = format!(
             "a prompt of {} tokens and {} behind it, {parallel} at once, cannot be timed",
@@ -434,7 +427,7 @@ fn checked_case(case: SpeedCase, positions_max: u64) -> Result<protocol::SpeedCa
         n_prompt: case.prompt,
         n_generate: case.generate,
         n_parallel: parallel,
-        n_seen: case.seen,
+        n_adapters: case.adapters.min(parallel),
     })
 }
 
@@ -445,6 +438,7 @@ pub(crate) async fn bench(app: Arc<App>, race: Race, lines: Lines) -> Result<Mea
         n_repeats: race.repeats,
     };
     let mut measured = run(&app, &race.subject, task, race.num_thread, &lines).await?;
+    measured.vocab_size = race.subject.info.vocab_size;
     if let [file] = race.subject.model.files.as_slice() {
         measured.file = Some(file.path.clone());
     }
@@ -601,6 +595,7 @@ async fn run(
         speed: reply.speed.into_iter().map(speed_on_the_wire).collect(),
         weights_bytes: reply.weights_bytes,
         limits: reply.limits.map(limits_on_the_wire),
+        memory: reply.memory.map(memory_on_the_wire),
         ..subject.known.clone()
     })
 }
@@ -626,10 +621,17 @@ fn speed_on_the_wire(found: protocol::SpeedFound) -> SpeedFound {
             prompt: found.case.n_prompt,
             generate: found.case.n_generate,
             parallel: found.case.n_parallel,
-            seen: found.case.n_seen,
+            adapters: found.case.n_adapters,
         },
         tokens_per_second: found.tokens_per_second,
-        first_token_ms: found.first_token_ms,
+    }
+}
+
+fn memory_on_the_wire(memory: protocol::ProcessMemory) -> ProcessMemory {
+    ProcessMemory {
+        peak_bytes: memory.peak_bytes,
+        anonymous_bytes: memory.anonymous_bytes,
+        file_bytes: memory.file_bytes,
     }
 }
 

@@ -18,8 +18,8 @@ mod transform;
 pub use descriptor::{Descriptor, FormatRule, Role};
 pub use generate::{Alternative, Done, DoneReason, GenerateRequest, Message, Prompt, Started, ToolCall, ToolFunction};
 pub use measure::{
-    Divergence, MeasureEvent, MeasurePlan, MeasureReply, MeasureRequest, MeasureTask, MeasuredText, SpeedCase,
-    SpeedFound, SpeedLimits,
+    Divergence, MeasureEvent, MeasurePlan, MeasureReply, MeasureRequest, MeasureTask, MeasuredText, ProcessMemory,
+    SpeedCase, SpeedFound, SpeedLimits,
 };
 pub use model::{
     AdapterCheck, AdapterInfo, AdapterSpec, ChatsFile, DraftOptions, FileRef, InspectReply, InspectRequest,

@@ -91,9 +91,9 @@ pub struct SpeedCase {
     pub n_generate: u64,
     /// Sequences at once.
     pub n_parallel: u64,
-    /// The time to the first token of an answer is taken instead, of a prompt whose first so many tokens were read before.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub n_seen: Option<u64>,
+    /// Adapters of random numbers that the sequences wear, one after the other; 0 = what the request names, if anything.
+    #[serde(default)]
+    pub n_adapters: u64,
 }
 
 /// A case and what was found, one number each time.
@@ -104,9 +104,34 @@ pub struct SpeedFound {
     pub case: SpeedCase,
     /// Tokens a second, of all sequences together.
     pub tokens_per_second: Vec<f64>,
-    /// Milliseconds from a request to its first token, of a case that asks for it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub first_token_ms: Vec<f64>,
+}
+
+/// Resident memory of a process, as Linux accounts for it: its most so far, and what is resident now by where it comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProcessMemory {
+    /// Most that was resident at a time.
+    pub peak_bytes: u64,
+    /// Resident memory of the process's own.
+    pub anonymous_bytes: u64,
+    /// Resident pages of mapped files.
+    pub file_bytes: u64,
+}
+
+impl ProcessMemory {
+    /// Reads the text of `/proc/<pid>/status`; nothing where it is of a process that has ended, or does not say.
+    pub fn from_status(text: &str) -> Option<ProcessMemory> {
+        let bytes = |name: &str| -> Option<u64> {
+            let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+            let kib: u64 = value.split_whitespace().next()?.parse().ok()?;
+            Some(kib.saturating_mul(1024))
+        };
+        Some(ProcessMemory {
+            peak_bytes: bytes("VmHWM:")?,
+            anonymous_bytes: bytes("RssAnon:").unwrap_or(0),
+            file_bytes: bytes("RssFile:").unwrap_or(0),
+        })
+    }
 }
 
 /// What a measurement would take.
@@ -176,6 +201,9 @@ pub struct MeasureReply {
     /// What the machine could do at most; of `Speed` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<SpeedLimits>,
+    /// Memory of the process behind the last case; of `Speed` only, where the system tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<ProcessMemory>,
     /// Version of the plugin.
     pub plugin_version: String,
 }
@@ -220,4 +248,21 @@ pub struct Divergence {
     pub perplexity_ratio_error: f64,
     /// Root mean square of the change in probability of the token that came.
     pub probability_change_rms: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_of_a_process_is_read_from_its_status() {
+        let text = "Name:\tworker\nVmHWM:\t    2048 kB\nRssAnon:\t 1024 kB\nRssFile:\t  512 kB\nThreads:\t2\n";
+        let memory = ProcessMemory::from_status(text).unwrap();
+        assert_eq!(
+            (memory.peak_bytes, memory.anonymous_bytes, memory.file_bytes),
+            (2 << 20, 1 << 20, 512 << 10)
+        );
+        // A process that has ended and waits to be asked for has no such lines.
+        assert_eq!(ProcessMemory::from_status("Name:\tworker\nState:\tZ (zombie)\n"), None);
+    }
 }

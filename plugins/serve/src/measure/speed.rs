@@ -2,15 +2,12 @@
 //!
 //! A prompt is tokens drawn from the vocabulary, other ones each time, so that nothing is found again. What is timed is the same steps that requests take.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use witness_diagnostics::Diagnostic;
+use witness_diagnostics::{Diagnostic, Kind};
 use witness_kernels::{Isa, KernelError, Pool, limits};
 use witness_model::Adapter;
-use witness_plugin_protocol::{
-    GenerateRequest, MeasureEvent, MeasureReply, Prompt, SamplingOptions, SpeedCase, SpeedFound, SpeedLimits,
-};
-use witness_plugin_sdk::ServeEvent;
+use witness_plugin_protocol::{MeasureEvent, MeasureReply, ProcessMemory, SpeedCase, SpeedFound, SpeedLimits};
 
 use super::{Watch, stop_if_asked};
 use crate::engine::{Advance, State};
@@ -19,22 +16,22 @@ use crate::step::CHUNK_TOKENS;
 
 /// How often a limit is measured.
 const LIMIT_RUNS: usize = 5;
+/// Rank of adapters that are made to be timed.
+const RANK: usize = 16;
 
 /// Runs every case `n_repeats` times, one case after the other each time, so that what disturbs the machine disturbs all of them.
 pub(super) fn run(
     loaded: &mut Loaded,
-    adapter: Option<(&str, &Adapter)>,
+    adapter: Option<&Adapter>,
     cases: &[SpeedCase],
     n_repeats: u64,
     watch: &mut dyn Watch,
 ) -> Result<MeasureReply, Diagnostic> {
-    let (name, adapter) = adapter.unzip();
     let mut found: Vec<SpeedFound> = cases
         .iter()
         .map(|case| SpeedFound {
             case: *case,
             tokens_per_second: Vec::new(),
-            first_token_ms: Vec::new(),
         })
         .collect();
     let mut tokens = Tokens::new(loaded.engine.vocab_size());
@@ -43,27 +40,15 @@ pub(super) fn run(
         n_prompt: 32,
         n_generate: 4,
         n_parallel: 1,
-        n_seen: None,
+        n_adapters: 0,
     };
     time(loaded, adapter, &warm, &mut tokens, watch)?;
     for repeat in 0..n_repeats {
         for found in &mut found {
             let case = found.case;
-            match case.n_seen {
-                Some(n_seen) => {
-                    let time = first_token(
-                        loaded,
-                        name,
-                        (case.n_prompt as usize, n_seen as usize),
-                        &mut tokens,
-                        watch,
-                    )?;
-                    found.first_token_ms.push(time.as_secs_f64() * 1e3);
-                }
-                None => found
-                    .tokens_per_second
-                    .push(time(loaded, adapter, &case, &mut tokens, watch)?),
-            }
+            found
+                .tokens_per_second
+                .push(time(loaded, adapter, &case, &mut tokens, watch)?);
         }
         watch.tell(&MeasureEvent::Progress {
             n_chunks: repeat + 1,
@@ -71,12 +56,19 @@ pub(super) fn run(
             divergence: None,
         });
     }
+    // Before the limits, whose buffers are no part of serving.
+    let memory = own_memory();
     Ok(MeasureReply {
+        memory,
         speed: found,
         weights_bytes: loaded.engine.bytes(),
         limits: limits(loaded)?,
         ..MeasureReply::default()
     })
+}
+
+fn own_memory() -> Option<ProcessMemory> {
+    ProcessMemory::from_status(&std::fs::read_to_string("/proc/self/status").ok()?)
 }
 
 /// Measures what the machine could do at most with this model's threads; nothing for an engine that is not ours. The limit of products is that of the type which
@@ -126,12 +118,17 @@ fn time(
     let mut states: Vec<State> = (0..n_parallel)
         .map(|_| loaded.engine.new_state(n_prompt + n_generate))
         .collect();
+    let made = made_up(loaded, case.n_adapters)?;
+    let worn = |sequence: usize| match made.len() {
+        0 => adapter,
+        n_made => Some(&made[sequence % n_made]),
+    };
     let begun = Instant::now();
-    for (prompt, state) in prompts.iter().zip(&mut states) {
+    for (sequence, (prompt, state)) in prompts.iter().zip(&mut states).enumerate() {
         for (index, chunk) in prompt.chunks(CHUNK_TOKENS).enumerate() {
             stop_if_asked(watch)?;
             let is_last = (index + 1) * CHUNK_TOKENS >= prompt.len();
-            step(loaded, &mut [(state, chunk)], adapter, usize::from(is_last))?;
+            step(loaded, &mut [(state, chunk, worn(sequence))], usize::from(is_last))?;
         }
     }
     if n_generate == 0 {
@@ -141,74 +138,42 @@ fn time(
     for _ in 0..n_generate {
         stop_if_asked(watch)?;
         let next: Vec<Vec<u32>> = (0..n_parallel).map(|_| tokens.take(1)).collect();
-        let mut batch: Vec<(&mut State, &[u32])> = states.iter_mut().zip(next.iter().map(Vec::as_slice)).collect();
-        step(loaded, &mut batch, adapter, 1)?;
+        let each = states.iter_mut().zip(&next).enumerate();
+        let mut batch: Vec<(&mut State, &[u32], Option<&Adapter>)> = each
+            .map(|(sequence, (state, next))| (state, next.as_slice(), worn(sequence)))
+            .collect();
+        step(loaded, &mut batch, 1)?;
     }
     Ok((n_parallel * n_generate) as f64 / begun.elapsed().as_secs_f64())
 }
 
-/// Returns the time from a request to its first token, by the way that requests take: of a prompt of `n_prompt` tokens, after another that began with the same `n_seen`.
-fn first_token(
-    loaded: &mut Loaded,
-    adapter: Option<&str>,
-    (n_prompt, n_seen): (usize, usize),
-    tokens: &mut Tokens,
-    watch: &dyn Watch,
-) -> Result<Duration, Diagnostic> {
-    let (prompt, mut before) = (tokens.take(n_prompt), tokens.take(n_prompt));
-    let n_seen = n_seen.min(n_prompt);
-    before[..n_seen].copy_from_slice(&prompt[..n_seen]);
-    let mut ask = |number: u64, ids: Vec<u32>| -> Result<Duration, Diagnostic> {
-        let request = GenerateRequest {
-            prompt: Prompt::Tokens { ids },
-            adapter: adapter.map(str::to_owned),
-            draft: None,
-            sampling: SamplingOptions {
-                temperature: 0.0,
-                num_predict: 1,
-                ..SamplingOptions::default()
-            },
-            format: None,
-            top_logprobs: None,
-            truncate: false,
-            return_prompt_ids: false,
-        };
-        let (mut first, mut failure) = (None, None);
-        let begun = Instant::now();
-        loaded.start(number, &request)?;
-        while loaded.step(&mut |event| match event {
-            // An end that comes at once says nothing, and is as good.
-            ServeEvent::Token { .. } | ServeEvent::Done { .. } => {
-                first.get_or_insert_with(|| begun.elapsed());
-            }
-            ServeEvent::Error { diagnostic, .. } => failure = Some(diagnostic),
-            ServeEvent::Progress { .. } => {}
-        }) > 0
-        {
-            stop_if_asked(watch)?;
-        }
-        match (failure, first) {
-            (Some(diagnostic), _) => Err(diagnostic),
-            (None, Some(first)) => Ok(first),
-            (None, None) => Err(crate::error::internal("a request ended without a word")),
-        }
-    };
-    ask(1, before)?;
-    ask(2, prompt)
+/// Makes adapters of random numbers.
+fn made_up(loaded: &Loaded, n_adapters: u64) -> Result<Vec<Adapter>, Diagnostic> {
+    if n_adapters == 0 {
+        return Ok(Vec::new());
+    }
+    let graph = loaded.graph().ok_or_else(|| {
+        let message = "models of this family take no adapters here";
+        Diagnostic::new("witness::serve::no_adapters", Kind::Unsupported, message).hint("leave the adapters out")
+    })?;
+    let make = |seed: u64| graph.random_adapter(RANK, seed as u32);
+    (1..=n_adapters)
+        .map(make)
+        .collect::<Result<_, _>>()
+        .map_err(Diagnostic::from)
 }
 
 fn step(
     loaded: &mut Loaded,
-    batch: &mut [(&mut State, &[u32])],
-    adapter: Option<&Adapter>,
+    batch: &mut [(&mut State, &[u32], Option<&Adapter>)],
     n_logits: usize,
 ) -> Result<(), Diagnostic> {
     let mut batch: Vec<Advance<'_>> = batch
         .iter_mut()
-        .map(|(state, tokens)| Advance {
+        .map(|(state, tokens, adapter)| Advance {
             tokens,
             state,
-            adapter,
+            adapter: *adapter,
             n_logits,
         })
         .collect();

@@ -277,13 +277,13 @@ fn speed_is_measured_case_by_case() {
         n_prompt,
         n_generate,
         n_parallel,
-        n_seen: None,
+        n_adapters: 0,
     };
-    let first = |n_seen| SpeedCase {
-        n_seen: Some(n_seen),
-        ..case(200, 1, 1)
+    let adapted = SpeedCase {
+        n_adapters: 3,
+        ..case(16, 8, 3)
     };
-    let cases = vec![case(300, 0, 1), case(16, 8, 1), case(16, 8, 3), first(0), first(200)];
+    let cases = vec![case(300, 0, 1), case(16, 8, 1), case(16, 8, 3), adapted];
     let task = MeasureTask::Speed {
         cases: cases.clone(),
         n_repeats: 2,
@@ -292,13 +292,14 @@ fn speed_is_measured_case_by_case() {
     let found: Vec<SpeedCase> = reply.speed.iter().map(|found| found.case).collect();
     assert_eq!(found, cases);
     for found in &reply.speed {
-        let (numbers, others) = match found.case.n_seen {
-            Some(_) => (&found.first_token_ms, &found.tokens_per_second),
-            None => (&found.tokens_per_second, &found.first_token_ms),
-        };
-        assert!(numbers.len() == 2 && numbers.iter().all(|number| *number > 0.0) && others.is_empty());
+        let numbers = &found.tokens_per_second;
+        assert!(numbers.len() == 2 && numbers.iter().all(|number| *number > 0.0));
     }
     assert!(reply.weights_bytes > 0);
+    if cfg!(target_os = "linux") {
+        let memory = reply.memory.unwrap();
+        assert!(memory.anonymous_bytes > 0 && memory.peak_bytes >= memory.anonymous_bytes);
+    }
 }
 
 /// Goal: the numbers of llama.cpp's own programs on the same file and text. They are those of llama-cpp-python 0.3.36's llama.cpp on the first 40,000 bytes
