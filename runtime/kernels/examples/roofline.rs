@@ -1,7 +1,7 @@
 //! Measures the limits of this machine, and how near the kernels come to them: `cargo run --release -p witness-kernels --example roofline [-- TYPE..]`.
 //!
 //! The limits: bytes a second that all cores read from memory, and operations a second of dot products of bytes and of f32 whose factors are in registers. Then, for
-//! each type and each matrix of a model of 1B parameters: one token (bytes a second of weights, as a share of the first limit) and 512 tokens (two operations a
+//! each type and each matrix of a model of 1B parameters: one token (bytes a second of weights, as a share of the first limit), 4 and 16 (the same) and 512 tokens (two operations a
 //! weight and token, as a share of the second, which tiles may pass; of the third for f16, bf16 and f32). `THREADS` and `WITNESS_ISA`
 //! hold it to fewer of either. Numbers are the best of several runs: what the machine can do, not what its neighbours leave.
 use std::hint::black_box;
@@ -56,7 +56,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .filter_map(|name| GgmlType::from_name(&name))
         .collect();
     let types = if asked.is_empty() { TYPES.to_vec() } else { asked };
-    println!("type    rows columns   pack GB/s   1 token GB/s  share   {TOKENS} tokens GOP/s  share");
+    println!(
+        "type    rows columns   pack GB/s   1 token GB/s  share   4 tokens  16 tokens   {TOKENS} tokens GOP/s  share"
+    );
     for kind in types {
         for (n_rows, n_columns) in SHAPES {
             measure(kind, n_rows, n_columns, &pool, &limits)?;
@@ -135,19 +137,22 @@ fn measure(
         matrices.push(Matrix::new(kind, n_rows, n_columns, &blocks, pool)?);
         packing = packing.min(start.elapsed().as_secs_f64());
     }
-    let bytes = blocks.len() as f64;
     let number = |at: usize| (at * 7_919 % 2_003) as f32 / 1_001.5 - 1.0;
     let x: Vec<f32> = (0..TOKENS * n_columns).map(number).collect();
     let mut y = vec![0.0; TOKENS * n_rows];
-    let one = &x[..n_columns];
-    let mut one_token = f64::INFINITY;
-    for _ in 0..5 {
-        let start = Instant::now();
-        for matrix in &matrices {
-            matrix.multiply(black_box(one), n_columns, &mut y[..n_rows], pool)?;
+    let mut few_tokens = |n_tokens: usize| -> Result<f64, KernelError> {
+        let mut seconds = f64::INFINITY;
+        for _ in 0..5 {
+            let start = Instant::now();
+            for matrix in &matrices {
+                let x = black_box(&x[..n_tokens * n_columns]);
+                matrix.multiply(x, n_columns, &mut y[..n_tokens * n_rows], pool)?;
+            }
+            seconds = seconds.min(start.elapsed().as_secs_f64() / copies as f64);
         }
-        one_token = one_token.min(start.elapsed().as_secs_f64() / copies as f64);
-    }
+        Ok(blocks.len() as f64 / seconds / 1e9)
+    };
+    let [one, four, sixteen] = [few_tokens(1)?, few_tokens(4)?, few_tokens(16)?];
     let mut many_tokens = f64::INFINITY;
     let runs = if n_rows > 10_000 { 2 } else { 4 };
     for matrix in matrices.iter().cycle().take(runs) {
@@ -157,12 +162,12 @@ fn measure(
     }
     black_box(&y);
     let operations = 2.0 * n_rows as f64 * n_columns as f64 * TOKENS as f64;
-    let (speed, work) = (bytes / one_token / 1e9, operations / many_tokens / 1e9);
+    let work = operations / many_tokens / 1e9;
     println!(
-        "{:<6} {n_rows:>6} {n_columns:>6} {:>10.2} {speed:>13.1} {:>6.0}% {work:>18.0} {:>6.0}%",
+        "{:<6} {n_rows:>6} {n_columns:>6} {:>10.2} {one:>13.1} {:>6.0}% {four:>10.1} {sixteen:>10.1} {work:>18.0} {:>6.0}%",
         kind.name(),
         blocks.len() as f64 / packing / 1e9,
-        100.0 * speed / limits.bandwidth,
+        100.0 * one / limits.bandwidth,
         100.0 * work / if is_plain(kind) { limits.floats } else { limits.bytes },
     );
     Ok(())

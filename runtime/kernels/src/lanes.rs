@@ -40,12 +40,12 @@ use crate::isa::{Isa, Level};
 use crate::scalar;
 use unpack::{by_sixteen, has_minimum, scales_of_block, scales_of_halves, unpack};
 
-/// Bytes ahead of the codes in use that a product with one token asks for: what memory delivers while a line is on its way, and further than the processor looks by
+/// Bytes ahead of the codes in use that a product asks for which goes through weights once: what memory delivers while a line is on its way, and further than the processor looks by
 /// itself across pages. Sapphire Rapids, two threads, Q4_K: 17.9 GB/s with none, 22.5 with 2 KiB, 26.3 with 4 KiB, 26.1 with 6, 26.8 with 8, of 29.
-const AHEAD: usize = 6_144;
+pub(crate) const AHEAD: usize = 6_144;
 
 /// Multiplies so many blocks of a tile of rows, whose heads and codes are given, with a group of tokens, and adds that to its sums.
-type Run = unsafe fn(&[u8], &[u8], usize, &[Record], &mut [[f32; TILE_ROWS]]);
+type Run = unsafe fn(&[u8], &[u8], usize, usize, &[Record], &mut [[f32; TILE_ROWS]]);
 
 /// A kernel that this processor can run.
 #[derive(Clone, Copy)]
@@ -98,7 +98,8 @@ impl Kernel {
         self.tiles
     }
 
-    /// Adds the products with some of a tile's `n_blocks` blocks to `sums[token][row]`; `x` holds the records of a group for these blocks, by block and token.
+    /// Adds the products with some of a tile's `n_blocks` blocks to `sums[token][row]`; `x` holds the records of a group for these blocks, by block and token. Asks for
+    /// what lies so many bytes `ahead` of the codes in use, unless that is 0.
     ///
     /// # Panics
     /// If the lengths do not fit together.
@@ -108,6 +109,7 @@ impl Kernel {
         tile: &[u8],
         n_blocks: usize,
         blocks: Range<usize>,
+        ahead: usize,
         x: &[Record],
         sums: &mut [[f32; TILE_ROWS]],
     ) {
@@ -128,7 +130,7 @@ impl Kernel {
         let heads = &heads[blocks.start / format.blocks * format.head_bytes()..];
         let codes = &codes[blocks.start * format.code_bytes()..];
         // SAFETY: `new` chose the function for an `Isa`, which proves the instructions; the lengths were just checked.
-        unsafe { run(heads, codes, blocks.len(), x, sums) }
+        unsafe { run(heads, codes, blocks.len(), ahead, x, sums) }
     }
 }
 
@@ -168,6 +170,7 @@ macro_rules! types {
                     heads: &[u8],
                     codes: &[u8],
                     n_blocks: usize,
+                    ahead: usize,
                     x: &[Record],
                     sums: &mut [[f32; TILE_ROWS]],
                 ) {
@@ -175,11 +178,11 @@ macro_rules! types {
                     // SAFETY: what the caller promises is what the kernel asks for; each branch has as many tokens as it says.
                     unsafe {
                         match sums.len() {
-                            1 => with::<K, 1, 1>(tile, n_blocks, x, sums),
-                            2 => with::<K, 2, 1>(tile, n_blocks, x, sums),
-                            4 => with::<K, 4, $together>(tile, n_blocks, x, sums),
-                            8 => with::<K, 8, $together>(tile, n_blocks, x, sums),
-                            16 => with::<K, 16, $together>(tile, n_blocks, x, sums),
+                            1 => with::<K, 1, 1>(tile, n_blocks, ahead, x, sums),
+                            2 => with::<K, 2, 1>(tile, n_blocks, ahead, x, sums),
+                            4 => with::<K, 4, $together>(tile, n_blocks, ahead, x, sums),
+                            8 => with::<K, 8, $together>(tile, n_blocks, ahead, x, sums),
+                            16 => with::<K, 16, $together>(tile, n_blocks, ahead, x, sums),
                             other => unreachable!("{other} tokens are no group"),
                         }
                     }
@@ -191,11 +194,12 @@ macro_rules! types {
                 unsafe fn with<K: Type, const T: usize, const N: usize>(
                     tile: [*const u8; 2],
                     n_blocks: usize,
+                    ahead: usize,
                     x: *const Record,
                     sums: &mut [[f32; TILE_ROWS]],
                 ) {
                     // SAFETY: what the caller promises, and the instructions are enabled here.
-                    unsafe { multiply::<$lanes, K, T, N>(tile, n_blocks, x, sums) }
+                    unsafe { multiply::<$lanes, K, T, N>(tile, n_blocks, ahead, x, sums) }
                 }
             };
         }
@@ -358,6 +362,7 @@ trait Lanes: Sized {
 unsafe fn multiply<S: Lanes, K: Type, const T: usize, const N: usize>(
     tile: [*const u8; 2],
     n_blocks: usize,
+    ahead: usize,
     x: *const Record,
     sums: &mut [[f32; TILE_ROWS]],
 ) {
@@ -366,14 +371,14 @@ unsafe fn multiply<S: Lanes, K: Type, const T: usize, const N: usize>(
         if T <= 2 {
             // Limited by memory, so each vector is loaded whole before the next.
             match S::PARTS {
-                1 => pass::<S, K, T, N, 1>(tile, n_blocks, x, sums, 0),
-                2 => pass::<S, K, T, N, 2>(tile, n_blocks, x, sums, 0),
-                _ => pass::<S, K, T, N, 4>(tile, n_blocks, x, sums, 0),
+                1 => pass::<S, K, T, N, 1>(tile, n_blocks, ahead, x, sums, 0),
+                2 => pass::<S, K, T, N, 2>(tile, n_blocks, ahead, x, sums, 0),
+                _ => pass::<S, K, T, N, 4>(tile, n_blocks, ahead, x, sums, 0),
             }
         } else {
             // Limited by registers, so each part takes its own way through the tile, which lies in a cache by then.
             for part in 0..S::PARTS {
-                pass::<S, K, T, N, 1>(tile, n_blocks, x, sums, part);
+                pass::<S, K, T, N, 1>(tile, n_blocks, ahead, x, sums, part);
             }
         }
     }
@@ -387,6 +392,7 @@ unsafe fn multiply<S: Lanes, K: Type, const T: usize, const N: usize>(
 unsafe fn pass<S: Lanes, K: Type, const T: usize, const N: usize, const C: usize>(
     tile: [*const u8; 2],
     n_blocks: usize,
+    ahead: usize,
     x: *const Record,
     sums: &mut [[f32; TILE_ROWS]],
     first: usize,
@@ -414,9 +420,9 @@ unsafe fn pass<S: Lanes, K: Type, const T: usize, const N: usize, const C: usize
                 }
             }
             for j in 0..format.blocks {
-                if T <= 2 {
+                if ahead > 0 {
                     for vector in 0..format.code_vectors() {
-                        S::prefetch(codes.wrapping_add(AHEAD + vector * VECTOR));
+                        S::prefetch(codes.wrapping_add(ahead + vector * VECTOR));
                     }
                 }
                 for part in 0..C {

@@ -10,8 +10,8 @@ use crate::activations::{Activations, TOKENS_MAX};
 use crate::error::{KernelError, Result};
 use crate::format::{ALIGNMENT, BLOCK, Format, LAYOUT_VERSION, TILE_ROWS};
 use crate::isa::Isa;
-use crate::lanes::Kernel;
 use crate::lanes::amx::{self, Rows, Tiles, Unit};
+use crate::lanes::{AHEAD, Kernel};
 use crate::memory::{Buffer, Bytes};
 use crate::output::Output;
 use crate::pack::pack_tile;
@@ -196,8 +196,8 @@ impl PackedMatrix {
         let n_tiles = self.n_rows.div_ceil(TILE_ROWS);
         let per_thread = n_tiles.div_ceil(pool.n_threads() * TASKS_PER_THREAD);
         let is_tiled = kernel.tiles().is_some() && n_tokens >= TILED_TOKENS;
-        // One token goes through the weights once, and the tile unit through the tokens once for all tiles of a task; else tiles stay in a cache.
-        let per_task = match n_tokens == 1 || is_tiled {
+        // Few tokens go through the weights once, and the tile unit through the tokens once for all tiles of a task; else tiles stay in a cache.
+        let per_task = match n_tokens <= TOKENS_MAX || is_tiled {
             true => per_thread,
             false => per_thread.min(TILES_MAX),
         };
@@ -220,12 +220,14 @@ impl PackedMatrix {
             done = x.n_tokens() / amx::TOKENS * amx::TOKENS;
             self.multiply_slabs(tiles.clone(), x, done, way, output);
         }
-        if x.n_tokens() - done <= 2 {
-            for (first, records) in x.groups(done..x.n_tokens()) {
-                for index in tiles.clone() {
-                    let mut sums = [[0.0; TILE_ROWS]; 2];
+        if x.n_tokens() - done <= TOKENS_MAX {
+            // Limited by memory: one way through the weights, from the first to the last.
+            for index in tiles {
+                for (first, records) in x.groups(done..x.n_tokens()) {
+                    let mut sums = [[0.0; TILE_ROWS]; TOKENS_MAX];
                     let sums = &mut sums[..records.len() / n_blocks];
-                    kernel.run(self.tile(index), n_blocks, 0..n_blocks, records, sums);
+                    let ahead = if first == done { AHEAD } else { 0 };
+                    kernel.run(self.tile(index), n_blocks, 0..n_blocks, ahead, records, sums);
                     for (token, sums) in sums.iter().enumerate() {
                         // SAFETY: this task alone has these tiles.
                         unsafe { output.put(first + token, index * TILE_ROWS, sums) };
@@ -234,6 +236,7 @@ impl PackedMatrix {
             }
             return;
         }
+        let tile_bytes = self.format.tile_bytes(n_blocks);
         let mut sums = [[[0.0; TILE_ROWS]; PANEL_TOKENS]; TILES_MAX];
         for panel in x.panels(done..x.n_tokens(), PANEL_TOKENS) {
             for (chunk, start) in tiles.clone().step_by(TILES_MAX).enumerate() {
@@ -249,9 +252,11 @@ impl PackedMatrix {
                         if blocks.end == n_blocks {
                             output.fetch(first..first + n_tokens, tiles.start * TILE_ROWS..tiles.end * TILE_ROWS);
                         }
+                        // The same columns of the next tile.
+                        let ahead = if first == done { tile_bytes } else { 0 };
                         for (index, sums) in tiles.clone().zip(&mut sums) {
                             let sums = &mut sums[first - panel.start..][..n_tokens];
-                            kernel.run(self.tile(index), n_blocks, blocks.clone(), records, sums);
+                            kernel.run(self.tile(index), n_blocks, blocks.clone(), ahead, records, sums);
                         }
                     }
                 }

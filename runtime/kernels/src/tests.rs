@@ -272,10 +272,11 @@ fn wide_registers_give_the_same_bits() {
                     packed.packed_bytes(),
                     n_blocks,
                     0..n_blocks,
+                    0,
                     records,
                     &mut wanted,
                 );
-                kernel.run(packed.packed_bytes(), n_blocks, 0..n_blocks, records, &mut found);
+                kernel.run(packed.packed_bytes(), n_blocks, 0..n_blocks, 0, records, &mut found);
                 assert!(same(found.as_flattened(), wanted.as_flattened()), "{kind:?} {n_tokens}");
             }
         }
