@@ -30,6 +30,8 @@ pub trait WeightSource {
     fn tensor(&self, name: &str) -> Option<Result<RawTensor<'_>>>;
     /// Returns the order of the rows of q and k.
     fn row_order(&self) -> RowOrder;
+    /// Says that a tensor was copied: what a mapped file holds of it may leave the resident memory, or the model would stand there twice.
+    fn release(&self, _name: &str) {}
 }
 
 /// Shapes of all parameters that a configuration calls for, by name. Biases that the family leaves open are there when the file has them.
@@ -152,6 +154,7 @@ impl Loader<'_> {
             _ => None,
         };
         let weight = raw(self.source, name)?.load(name, &shape, interleaved_heads)?;
+        self.source.release(name);
         self.bytes += weight.bytes();
         Ok(weight)
     }

@@ -68,6 +68,12 @@ impl WeightSource for HfSource<'_> {
     fn row_order(&self) -> RowOrder {
         RowOrder::Halves
     }
+
+    fn release(&self, name: &str) {
+        if let Some(tensor) = self.tensors.tensor(name) {
+            tensor.release();
+        }
+    }
 }
 
 /// Decodes a matrix in 4 bits of bitsandbytes, which products here have no kernel for: 16 bits a weight, rounded as bitsandbytes rounds before its own product.
@@ -139,6 +145,14 @@ impl WeightSource for GgufSource<'_> {
 
     fn row_order(&self) -> RowOrder {
         self.rows
+    }
+
+    fn release(&self, name: &str) {
+        if let Some(info) = self.by_name.get(name)
+            && let Ok(bytes) = self.gguf.tensor_data(info)
+        {
+            self.gguf.release(info, 0..bytes.len());
+        }
     }
 }
 
