@@ -73,6 +73,7 @@ pub(crate) fn load_want(
         key: key_of(&base.files),
         shape: is_shaped.then(|| shape_of(&load, keeps_chats(options))),
         shape_default: 0,
+        parallel: usize::try_from(cache.parallel).ok(),
         bytes: reckoning.total(),
         keep_alive: keep_alive(time, app.settings.keep_alive),
     };

@@ -15,6 +15,8 @@ pub(crate) struct Load {
     pub(crate) id: LoadId,
     pub(crate) key: String,
     pub(crate) shape: u64,
+    /// Requests that run on it at most.
+    pub(crate) parallel: usize,
     pub(crate) bytes: u64,
     pub(crate) stage: Stage,
     pub(crate) running: Vec<(RequestId, u64)>,

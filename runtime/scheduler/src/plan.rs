@@ -61,7 +61,7 @@ impl Scheduler {
             .iter_mut()
             .find(|load| load.serves(demand) && !claims.closed.contains(&load.id))
         {
-            if load.stage != Stage::Ready || load.running.len() >= self.config.parallel {
+            if load.stage != Stage::Ready || load.running.len() >= load.parallel {
                 // A later request of another shape must not overtake: it would want this load gone.
                 claims.keys.insert(demand.key.clone());
                 return Some(waiting);
@@ -117,6 +117,7 @@ impl Scheduler {
             id,
             key: demand.key.clone(),
             shape,
+            parallel: demand.parallel.unwrap_or(self.config.parallel).max(1),
             bytes: demand.bytes,
             stage: Stage::Loading,
             running: Vec::new(),

@@ -258,7 +258,8 @@ impl Scheduler {
 
     /// Advises when a refused request may find a place: the queue's length in mean service times.
     fn retry_after_ms(&self) -> u64 {
-        let places = (self.config.parallel * self.loads.len().max(1)) as u64;
+        let places: usize = self.loads.iter().map(|load| load.parallel).sum();
+        let places = places.max(self.config.parallel) as u64;
         (self.service_ms.saturating_mul(self.waiting.len() as u64) / places)
             .clamp(RETRY_AFTER_MS_MIN, RETRY_AFTER_MS_MAX)
     }

@@ -9,7 +9,7 @@ pub struct Config {
     pub budget_bytes: u64,
     /// Models in memory at most.
     pub loaded_max: usize,
-    /// Requests that run on one model at most.
+    /// Requests that run on one load at most, unless it was asked for with another number.
     pub parallel: usize,
     /// Requests that wait at most.
     pub queue_max: usize,
@@ -41,6 +41,8 @@ pub struct Demand {
     pub shape: Option<u64>,
     /// Shape to load with when `shape` is nothing and the model is not loaded.
     pub shape_default: u64,
+    /// Requests that run at most on the load that this one brings about; nothing = [`Config::parallel`]. A shape stands for one such number.
+    pub parallel: Option<usize>,
     /// Memory that a load takes, estimated.
     pub bytes: u64,
     /// How long it stays afterwards.

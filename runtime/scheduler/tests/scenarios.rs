@@ -12,9 +12,13 @@ fn number(text: &str) -> u64 {
 }
 
 fn demand(words: &[&str]) -> Demand {
-    let (key, shape) = match words[0].split_once('@') {
-        Some((key, shape)) => (key, Some(number(shape))),
+    let (asked, parallel) = match words[0].split_once('*') {
+        Some((asked, parallel)) => (asked, Some(number(parallel) as usize)),
         None => (words[0], None),
+    };
+    let (key, shape) = match asked.split_once('@') {
+        Some((key, shape)) => (key, Some(number(shape))),
+        None => (asked, None),
     };
     let keep_alive = match words[2] {
         "forever" => KeepAlive::Forever,
@@ -24,6 +28,7 @@ fn demand(words: &[&str]) -> Demand {
         key: key.to_owned(),
         shape,
         shape_default: 1,
+        parallel,
         bytes: number(words[1]),
         keep_alive,
     }
@@ -253,6 +258,21 @@ fn a_failed_load_refuses_those_that_waited_and_nobody_else() {
 }
 
 #[test]
+fn a_load_has_the_places_that_it_was_asked_for_with() {
+    play(
+        Config { parallel: 1, ..ROOMY },
+        "0 request 1 a@7*2 100 9 -> load L1 a@7 for 1
+         1 loaded L1 100         -> run 1 L1
+         2 request 2 a@7*2 100 9 -> run 2 L1
+         3 request 3 a 100 9     ->
+         4 finished 1            -> run 3 L1
+         5 request 4 b 100 9     -> load L2 b@1 for 4
+         6 loaded L2 100         -> run 4 L2
+         7 request 5 b 100 9     ->",
+    );
+}
+
+#[test]
 fn a_dead_worker_frees_its_room_and_the_next_request_loads_again() {
     play(
         Config { parallel: 1, ..ROOMY },
@@ -346,6 +366,7 @@ fn invariants_hold_under_random_events() {
                     key: key.to_string(),
                     shape,
                     shape_default: 0,
+                    parallel: None,
                     bytes: 150 + key * 150,
                     keep_alive,
                 };
