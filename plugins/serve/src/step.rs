@@ -12,9 +12,10 @@ use crate::engine::{Advance, Rows, State};
 use crate::model::Loaded;
 use crate::sequence::Sequence;
 
-/// Tokens of a prompt that are read in one step. Enough for matrix products to pay, few enough that a cancel is heard and that running
-/// sequences wait no longer than about twenty of their own steps.
+/// Tokens of prompts that are read in one step while nobody answers. Enough for matrix products to pay, few enough that a cancel is heard.
 pub(crate) const CHUNK_TOKENS: usize = 256;
+/// The same while somebody answers: a panel of the kernels', so that products are as quick, and answers wait some five of their own steps rather than twenty.
+const CHUNK_TOKENS_BESIDE: usize = 64;
 
 /// What a step took.
 #[derive(Clone, Copy)]
@@ -37,7 +38,11 @@ impl Loaded {
             let begun = Instant::now();
             self.guess();
             let loads: Vec<Pending> = self.running.iter().map(Sequence::load).collect();
-            let mut fed = shares(&loads, CHUNK_TOKENS);
+            let chunk = match loads.iter().all(|load| load.is_prompt) {
+                true => CHUNK_TOKENS,
+                false => CHUNK_TOKENS_BESIDE,
+            };
+            let mut fed = shares(&loads, chunk);
             for (fed, sequence) in fed.iter_mut().zip(&self.running) {
                 *fed += sequence.guess.len();
             }
