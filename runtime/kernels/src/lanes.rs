@@ -319,13 +319,12 @@ trait Lanes: Sized {
         // SAFETY: as promised by the caller.
         unsafe {
             let pair = Self::pair(scales[0], scales[1]);
-            let codes = x.map(|x| (&raw const (*x).codes).cast::<i8>());
-            let first = Self::dots_scaled::<BITS, 0, N>(w, codes, Self::factor(scales[0]));
-            let last = codes.map(|codes| codes.add(BLOCK / 2));
-            let second = Self::dots_scaled::<BITS, 1, N>(w, last, Self::factor(scales[1]));
+            let factors = [Self::factor(scales[0]), Self::factor(scales[1])];
             let mut dots = [Self::float(0.0); N];
             for t in 0..N {
-                let dot = Self::add(first[t], second[t]);
+                let codes = (&raw const (*x[t]).codes).cast::<i8>();
+                let first = Self::dot_scaled::<BITS, 0>(w, codes, factors[0]);
+                let dot = Self::add(first, Self::dot_scaled::<BITS, 1>(w, codes.add(BLOCK / 2), factors[1]));
                 let moved = || Self::pair_dot(pair, sums_of::<Self>(x[t]));
                 dots[t] = Self::to_floats(match OFFSET {
                     32 => Self::subtract(dot, Self::shifted::<5>(moved())),
@@ -335,21 +334,6 @@ trait Lanes: Sized {
             }
             dots
         }
-    }
-
-    /// As [`Lanes::dot_scaled`], for several tokens.
-    #[inline(always)]
-    unsafe fn dots_scaled<const BITS: u32, const HALF: usize, const N: usize>(
-        w: &[Self::Bytes; 8],
-        x: [*const i8; N],
-        factor: Self::Ints,
-    ) -> [Self::Ints; N] {
-        let mut sums = [factor; N];
-        for (sum, x) in sums.iter_mut().zip(x) {
-            // SAFETY: as promised by the caller.
-            *sum = unsafe { Self::dot_scaled::<BITS, HALF>(w, x, factor) };
-        }
-        sums
     }
 }
 

@@ -13,13 +13,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::error::Result;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::{Isa, Level};
-use crate::memory::Buffer;
+use crate::memory::{Buffer, prefetch};
 use crate::pool::Pool;
 
 /// More than any cache holds.
 const BYTES: usize = 384 << 20;
 /// Bytes that a thread reads at a time.
 const CHUNK: usize = 1 << 20;
+/// Bytes behind a line that are asked for with it.
+const AHEAD: usize = 8_192;
 /// Tasks of the two that compute, and rounds of each.
 const TASKS: usize = 32;
 const ROUNDS: usize = 100_000;
@@ -46,7 +48,8 @@ impl Memory {
             let (lines, _) = bytes[index * CHUNK..][..CHUNK].as_chunks::<64>();
             let mut sums = [0u64; 8];
             for line in lines {
-                ask_ahead(line);
+                // The limit is what memory delivers, not how far the processor looks ahead by itself.
+                prefetch(line.as_ptr().wrapping_add(AHEAD));
                 for (sum, word) in sums.iter_mut().zip(line.as_chunks::<8>().0) {
                     *sum = sum.wrapping_add(u64::from_ne_bytes(*word));
                 }
@@ -74,17 +77,6 @@ fn on_all(pool: &Pool, work: impl Fn(usize) -> usize + Sync) -> u64 {
     pool.run(TASKS, |_| per_round.store(work(ROUNDS), Ordering::Relaxed));
     (TASKS * ROUNDS * per_round.into_inner()) as u64
 }
-
-/// Asks for memory some way behind a line, where the processor can be asked: the limit is what memory delivers, not how far it looks ahead by itself.
-#[cfg(target_arch = "x86_64")]
-fn ask_ahead(line: &[u8; 64]) {
-    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-    // SAFETY: any address may be asked for; SSE is part of the architecture.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().wrapping_add(8_192).cast()) };
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn ask_ahead(_: &[u8; 64]) {}
 
 /// As [`dots`], of f32.
 #[cfg(target_arch = "x86_64")]

@@ -210,9 +210,8 @@ impl PackedMatrix {
         Ok(())
     }
 
-    /// Multiplies some tiles with all tokens, a panel of tokens at a time.
+    /// Multiplies some tiles with all tokens: what the tile unit takes, and the rest as pays.
     fn multiply_tiles(&self, tiles: Range<usize>, x: &Activations, kernel: Kernel, output: Output<'_>) {
-        let n_blocks = self.n_columns / BLOCK;
         let mut done = 0;
         if let Some(way) = kernel.tiles()
             && x.n_tokens() >= TILED_TOKENS
@@ -220,52 +219,61 @@ impl PackedMatrix {
             done = x.n_tokens() / amx::TOKENS * amx::TOKENS;
             self.multiply_slabs(tiles.clone(), x, done, way, output);
         }
-        if x.n_tokens() - done <= TOKENS_MAX {
-            // Limited by memory: one way through the weights, from the first to the last.
-            for index in tiles {
-                for (first, records) in x.groups(done..x.n_tokens()) {
-                    let mut sums = [[0.0; TILE_ROWS]; TOKENS_MAX];
-                    let sums = &mut sums[..records.len() / n_blocks];
-                    let ahead = if first == done { AHEAD } else { 0 };
-                    kernel.run(self.tile(index), n_blocks, 0..n_blocks, ahead, records, sums);
-                    for (token, sums) in sums.iter().enumerate() {
-                        // SAFETY: this task alone has these tiles.
-                        unsafe { output.put(first + token, index * TILE_ROWS, sums) };
+        match x.n_tokens() - done {
+            0 => {}
+            1..=TOKENS_MAX => self.multiply_once(tiles, x, done, kernel, output),
+            _ => self.multiply_panels(tiles, x, kernel, output),
+        }
+    }
+
+    /// Multiplies some tiles with the few tokens from `done` on. Limited by memory: one way through the weights, from the first to the last.
+    fn multiply_once(&self, tiles: Range<usize>, x: &Activations, done: usize, kernel: Kernel, output: Output<'_>) {
+        let n_blocks = self.n_columns / BLOCK;
+        for index in tiles {
+            for (first, records) in x.groups(done..x.n_tokens()) {
+                let mut sums = [[0.0; TILE_ROWS]; TOKENS_MAX];
+                let sums = &mut sums[..records.len() / n_blocks];
+                let ahead = if first == done { AHEAD } else { 0 };
+                kernel.run(self.tile(index), n_blocks, 0..n_blocks, ahead, records, sums);
+                for (token, sums) in sums.iter().enumerate() {
+                    // SAFETY: this task alone has these tiles.
+                    unsafe { output.put(first + token, index * TILE_ROWS, sums) };
+                }
+            }
+        }
+    }
+
+    /// Multiplies [`TILES_MAX`] tiles at most with all tokens, a panel of tokens and a slab of columns at a time.
+    fn multiply_panels(&self, tiles: Range<usize>, x: &Activations, kernel: Kernel, output: Output<'_>) {
+        assert!(tiles.len() <= TILES_MAX, "sums for each tile");
+        let n_blocks = self.n_columns / BLOCK;
+        for panel in x.panels(0..x.n_tokens(), PANEL_TOKENS) {
+            let mut sums = [[[0.0; TILE_ROWS]; PANEL_TOKENS]; TILES_MAX];
+            for start in (0..n_blocks).step_by(SLAB_BLOCKS) {
+                let blocks = start..n_blocks.min(start + SLAB_BLOCKS);
+                for (first, records) in x.groups(panel.clone()) {
+                    let n_tokens = records.len() / n_blocks;
+                    let records = &records[blocks.start * n_tokens..blocks.end * n_tokens];
+                    if blocks.end == n_blocks {
+                        output.fetch(first..first + n_tokens, tiles.start * TILE_ROWS..tiles.end * TILE_ROWS);
+                    }
+                    // The same columns of the next tile.
+                    let ahead = if first == 0 {
+                        self.format.tile_bytes(n_blocks)
+                    } else {
+                        0
+                    };
+                    for (index, sums) in tiles.clone().zip(&mut sums) {
+                        let sums = &mut sums[first - panel.start..][..n_tokens];
+                        kernel.run(self.tile(index), n_blocks, blocks.clone(), ahead, records, sums);
                     }
                 }
             }
-            return;
-        }
-        let tile_bytes = self.format.tile_bytes(n_blocks);
-        let mut sums = [[[0.0; TILE_ROWS]; PANEL_TOKENS]; TILES_MAX];
-        for panel in x.panels(done..x.n_tokens(), PANEL_TOKENS) {
-            for (chunk, start) in tiles.clone().step_by(TILES_MAX).enumerate() {
-                let tiles = start..tiles.end.min(start + TILES_MAX);
-                if chunk > 0 || panel.start > done {
-                    sums[..tiles.len()].as_flattened_mut().fill([0.0; TILE_ROWS]);
-                }
-                for start in (0..n_blocks).step_by(SLAB_BLOCKS) {
-                    let blocks = start..n_blocks.min(start + SLAB_BLOCKS);
-                    for (first, records) in x.groups(panel.clone()) {
-                        let n_tokens = records.len() / n_blocks;
-                        let records = &records[blocks.start * n_tokens..blocks.end * n_tokens];
-                        if blocks.end == n_blocks {
-                            output.fetch(first..first + n_tokens, tiles.start * TILE_ROWS..tiles.end * TILE_ROWS);
-                        }
-                        // The same columns of the next tile.
-                        let ahead = if first == done { tile_bytes } else { 0 };
-                        for (index, sums) in tiles.clone().zip(&mut sums) {
-                            let sums = &mut sums[first - panel.start..][..n_tokens];
-                            kernel.run(self.tile(index), n_blocks, blocks.clone(), ahead, records, sums);
-                        }
-                    }
-                }
-                // A token's rows one after the other: tokens lie far apart, and a cache line that is fetched for each row of each token costs more than its products.
-                for token in panel.clone() {
-                    for (index, sums) in tiles.clone().zip(&sums) {
-                        // SAFETY: this task alone has these tiles.
-                        unsafe { output.put(token, index * TILE_ROWS, &sums[token - panel.start]) };
-                    }
+            // A token's rows one after the other: tokens lie far apart, and a cache line that is fetched for each row of each token costs more than its products.
+            for token in panel.clone() {
+                for (index, sums) in tiles.clone().zip(&sums) {
+                    // SAFETY: this task alone has these tiles.
+                    unsafe { output.put(token, index * TILE_ROWS, &sums[token - panel.start]) };
                 }
             }
         }

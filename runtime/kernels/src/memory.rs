@@ -5,7 +5,7 @@
 //! their neighbours and none is rounded up to one.
 #![expect(
     unsafe_code,
-    reason = "mapping anonymous memory and cutting it into exclusive pieces"
+    reason = "mapping anonymous memory, cutting it into exclusive pieces, and asking for lines of it"
 )]
 
 use std::fmt;
@@ -54,6 +54,18 @@ impl Bytes {
             }
         }
     }
+}
+
+/// Asks for the cache line at an address, which may be any, where the processor can be asked.
+#[inline]
+pub(crate) fn prefetch(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of the architecture, and a prefetch reads nothing.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }
 
 impl fmt::Debug for Bytes {

@@ -4,6 +4,8 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use crate::memory::prefetch;
+
 /// Numbers in a cache line.
 const LINE: usize = 16;
 
@@ -55,7 +57,7 @@ impl<'a> Output<'a> {
     pub(crate) fn fetch(self, tokens: Range<usize>, rows: Range<usize>) {
         for token in tokens {
             for row in rows.clone().step_by(LINE) {
-                prefetch(self.start.wrapping_add(token * self.n_rows + row));
+                prefetch(self.start.wrapping_add(token * self.n_rows + row).cast());
             }
         }
     }
@@ -76,15 +78,4 @@ impl<'a> Output<'a> {
     pub(crate) fn stride(self) -> usize {
         self.n_rows
     }
-}
-
-/// Asks for a cache line, where the processor can be asked. Any address may be.
-fn prefetch(at: *const f32) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: SSE is part of the architecture, and a prefetch reads nothing.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
 }
