@@ -3,15 +3,12 @@
 //! Makes `N_SEQUENCES` (8) adapters of random numbers of rank `RANK` (16) for `TARGETS` (`q_proj,v_proj`) of every layer and generates with a batch of so many
 //! sequences: all on the base, then each with its own adapter, in turns. Prints tokens a second of both and the median of their ratio.
 
-use std::collections::HashMap;
 use std::time::Instant;
 
-use witness_formats::adapter::Adapter as AdapterFile;
 use witness_formats::gguf::Gguf;
-use witness_formats::safetensors::Writer;
-use witness_formats::{Dtype, FileSet};
+use witness_model::lora::Site;
 use witness_model::source::{GgufSource, config_of_gguf};
-use witness_model::{Adapter, Config, Logits, Model, SequenceStep, Threads};
+use witness_model::{Adapter, Logits, Model, SequenceStep, Threads};
 
 const TURNS: usize = 9;
 const STEPS: usize = 6;
@@ -27,11 +24,12 @@ fn main() -> Result<(), Failure> {
     let (rank, n_sequences) = (number(16)?, number(8)?);
     let threads = Threads::new(number(std::thread::available_parallelism()?.get())?)?;
     let targets = arguments.next().unwrap_or_else(|| "q_proj,v_proj".to_owned());
-    let targets: Vec<&str> = targets.split(',').collect();
+    let sites: Option<Vec<Site>> = targets.split(',').map(site_of).collect();
+    let sites = sites.ok_or("a target that is no linear layer")?;
     let gguf = Gguf::open_file(file.as_ref())?;
     let model = threads.install(|| Model::load(config_of_gguf(&gguf)?, &GgufSource::new(&gguf)?))?;
     let adapters: Vec<Adapter> = (0..n_sequences)
-        .map(|seed| made_up(&model, rank, &targets, seed as u32))
+        .map(|seed| model.random_adapter(rank, &sites, seed as u32))
         .collect::<Result<_, _>>()?;
     let bytes: u64 = adapters.iter().map(Adapter::bytes).sum();
     println!("{n_sequences} adapters of rank {rank}: {:.1} MB", bytes as f64 / 1e6);
@@ -69,53 +67,16 @@ fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Returns `(out, in)` of a linear layer by PEFT's name for it.
-fn shape_of(config: &Config, target: &str) -> Option<(&'static str, usize, usize)> {
-    let (width, inner) = (config.width, config.feed_forward);
-    let (query, key) = (config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim);
+/// Returns a linear layer by PEFT's name for it.
+fn site_of(target: &str) -> Option<Site> {
     Some(match target {
-        "q_proj" => ("self_attn", query, width),
-        "k_proj" | "v_proj" => ("self_attn", key, width),
-        "o_proj" => ("self_attn", width, query),
-        "gate_proj" | "up_proj" => ("mlp", inner, width),
-        "down_proj" => ("mlp", width, inner),
+        "q_proj" => Site::Query,
+        "k_proj" => Site::Key,
+        "v_proj" => Site::Value,
+        "o_proj" => Site::Output,
+        "gate_proj" => Site::Gate,
+        "up_proj" => Site::Up,
+        "down_proj" => Site::Down,
         _ => return None,
     })
-}
-
-fn made_up(model: &Model, rank: usize, targets: &[&str], seed: u32) -> Result<Adapter, Failure> {
-    let mut tensors: HashMap<String, [usize; 2]> = HashMap::new();
-    for layer in 0..model.config().n_layers {
-        for target in targets {
-            let (part, n_out, n_in) = shape_of(model.config(), target).ok_or("a target that is no linear layer")?;
-            let name = format!("base_model.model.model.layers.{layer}.{part}.{target}");
-            tensors.insert(format!("{name}.lora_A.weight"), [rank, n_in]);
-            tensors.insert(format!("{name}.lora_B.weight"), [n_out, rank]);
-        }
-    }
-    let mut tensors: Vec<_> = tensors.into_iter().collect();
-    tensors.sort();
-    let mut writer = Writer::new();
-    for (name, shape) in &tensors {
-        writer.tensor(name, Dtype::F32, shape)?;
-    }
-    let mut body = writer.begin(Vec::new())?;
-    let mut state = seed;
-    for (_, [n_rows, n_columns]) in &tensors {
-        let mut numbers = Vec::with_capacity(n_rows * n_columns * 4);
-        for _ in 0..n_rows * n_columns {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            numbers.extend((((state >> 8) as f32 / (1 << 23) as f32 - 1.0) / 100.0).to_le_bytes());
-        }
-        body.write(&numbers)?;
-    }
-    let directory = tempfile::tempdir()?;
-    std::fs::write(directory.path().join("adapter_model.safetensors"), body.finish()?)?;
-    let config = serde_json::json!({
-        "peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": targets, "bias": "none", "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": "made-up"
-    });
-    std::fs::write(directory.path().join("adapter_config.json"), config.to_string())?;
-    let files = FileSet::from_directory(directory.path())?;
-    Ok(model.adapter(AdapterFile::open(&files)?)?)
 }

@@ -81,11 +81,9 @@ impl Model {
         }
         Ok(adapter)
     }
-}
 
-impl Model {
-    /// Makes an adapter of small random numbers, on q and v of every layer: as much work as a trained one, for those who time.
-    pub fn random_adapter(&self, rank: usize, seed: u32) -> Result<Adapter> {
+    /// Makes an adapter of small random numbers, on these layers of every block: as much work as a trained one, for those who time.
+    pub fn random_adapter(&self, rank: usize, sites: &[Site], seed: u32) -> Result<Adapter> {
         let config = self.config();
         let mut adapter = Adapter {
             deltas: HashMap::new(),
@@ -101,7 +99,7 @@ impl Model {
             (0..n).map(|_| next()).collect()
         };
         for layer in 0..config.n_layers {
-            for site in [Site::Query, Site::Value] {
+            for &site in sites {
                 let module = Module::Linear { layer, site };
                 let (out, input) = shape_of(module, config);
                 let pair = Pair {

@@ -148,10 +148,9 @@ impl WeightSource for GgufSource<'_> {
     }
 
     fn release(&self, name: &str) {
-        if let Some(info) = self.by_name.get(name)
-            && let Ok(bytes) = self.gguf.tensor_data(info)
-        {
-            self.gguf.release(info, 0..bytes.len());
+        if let Some(info) = self.by_name.get(name) {
+            // To its end.
+            self.gguf.release(info, 0..usize::MAX);
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_kernels::{Isa, KernelError, Pool, limits};
 use witness_model::Adapter;
+use witness_model::lora::Site;
 use witness_plugin_protocol::{MeasureEvent, MeasureReply, ProcessMemory, SpeedCase, SpeedFound, SpeedLimits};
 
 use super::{Watch, stop_if_asked};
@@ -16,8 +17,9 @@ use crate::step::CHUNK_TOKENS;
 
 /// How often a limit is measured.
 const LIMIT_RUNS: usize = 5;
-/// Rank of adapters that are made to be timed.
+/// Rank of adapters that are made to be timed, and the layers that they change.
 const RANK: usize = 16;
+const SITES: [Site; 2] = [Site::Query, Site::Value];
 
 /// Runs every case `n_repeats` times, one case after the other each time, so that what disturbs the machine disturbs all of them.
 pub(super) fn run(
@@ -156,7 +158,7 @@ fn made_up(loaded: &Loaded, n_adapters: u64) -> Result<Vec<Adapter>, Diagnostic>
         let message = "models of this family take no adapters here";
         Diagnostic::new("witness::serve::no_adapters", Kind::Unsupported, message).hint("leave the adapters out")
     })?;
-    let make = |seed: u64| graph.random_adapter(RANK, seed as u32);
+    let make = |seed: u64| graph.random_adapter(RANK, &SITES, seed as u32);
     (1..=n_adapters)
         .map(make)
         .collect::<Result<_, _>>()
