@@ -56,6 +56,18 @@ fn steps(session: &mut Session, request: GenerateRequest) -> (Answer, usize) {
     (answers.remove(0).1, n_steps)
 }
 
+/// Asserts that a draft which is right gives the text that there is without it, in fewer steps.
+fn assert_saves_steps(session: &mut Session, prompt: Vec<u32>) {
+    let plain = steps(session, of(prompt.clone(), 60, None));
+    let (answer, n_steps) = steps(session, of(prompt, 60, Some("same")));
+    assert_eq!(answer.ids, plain.0.ids);
+    assert!(
+        n_steps + 15 <= answer.ids.len(),
+        "{n_steps} steps for {}",
+        answer.ids.len()
+    );
+}
+
 /// Right always, sometimes and never; greedy and drawn; with an adapter and without; after prompts shorter and longer than what a draft reads at once.
 #[test]
 fn the_text_is_that_without_a_draft() {
@@ -94,14 +106,7 @@ fn right_guesses_save_steps() {
     let mut random = Random(4);
     let mut session = session(LoadOptions::default());
     let prompt = random.tokens(20);
-    let plain = steps(&mut session, of(prompt.clone(), 60, None));
-    let (answer, n_steps) = steps(&mut session, of(prompt, 60, Some("same")));
-    assert_eq!(answer.ids, plain.0.ids);
-    assert!(
-        n_steps + 15 <= answer.ids.len(),
-        "{n_steps} steps for {}",
-        answer.ids.len()
-    );
+    assert_saves_steps(&mut session, prompt);
 }
 
 /// What a draft has read is cut back to what was said, and found again by a text that begins the same: after an answer that was drawn, and so guessed wrong now and
@@ -114,14 +119,7 @@ fn wrong_guesses_leave_nothing_behind() {
     let mut request = drawn(of(prompt.clone(), 40, Some("same")), 7);
     request.sampling.temperature = 1.5;
     prompt.extend(session.run(request).ids);
-    let plain = steps(&mut session, of(prompt.clone(), 60, None));
-    let (answer, n_steps) = steps(&mut session, of(prompt, 60, Some("same")));
-    assert_eq!(answer.ids, plain.0.ids);
-    assert!(
-        n_steps + 15 <= answer.ids.len(),
-        "{n_steps} steps for {}",
-        answer.ids.len()
-    );
+    assert_saves_steps(&mut session, prompt);
 }
 
 /// Many on few pages, of the base and of the drafts, some cancelled in the middle: what survives says what it says alone, and every page is accounted for.
