@@ -57,5 +57,5 @@ pub use format::{LAYOUT_VERSION, TILE_ROWS, is_packable};
 pub use isa::Isa;
 pub use matrix::PackedMatrix;
 pub use memory::Buffer;
-pub use plain::{PlainMatrix, is_plain};
+pub use plain::{PlainMatrix, is_plain, widen_f16};
 pub use pool::Pool;

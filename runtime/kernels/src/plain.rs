@@ -22,6 +22,7 @@ mod tests;
 use std::ops::Range;
 use std::sync::Arc;
 
+use half::f16;
 use witness_formats::gguf::GgmlType;
 
 use crate::error::{KernelError, Result};
@@ -212,6 +213,14 @@ impl PlainMatrix {
 /// Says whether numbers of a type can be multiplied as they lie in a file.
 pub fn is_plain(kind: GgmlType) -> bool {
     matches!(kind, GgmlType::F16 | GgmlType::BF16 | GgmlType::F32)
+}
+
+/// Writes numbers of f16 as f32, exactly.
+///
+/// # Panics
+/// If there is not room for each of them.
+pub fn widen_f16(numbers: &[f16], out: &mut [f32]) {
+    Way::new(GgmlType::F16, Isa::current()).widen(sixteen::stored(numbers), out);
 }
 
 /// Returns the bytes of a number of one of the three types.

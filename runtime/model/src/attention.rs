@@ -13,7 +13,7 @@
 //! queries are asked at once, not on the number of threads. Products are fused, in the order of the head's numbers and of the positions, whatever the instructions.
 //!
 //! Cost: `4 head_dim` operations for each pair of a query head and a position. One query reads a key and a value of each key head and position, and memory is the
-//! limit; a chunk of a prompt keeps a page in the first-level cache for 64 rows, and the multiplier is.
+//! limit; a chunk of a prompt keeps a page in the first-level cache for 128 rows, and the multiplier is.
 
 #![expect(unsafe_code, reason = "tasks write disjoint parts of one output")]
 
@@ -24,16 +24,15 @@ use pulp::Simd;
 use witness_kernels::Pool;
 
 use crate::cache::{KvView, PAGE_TOKENS, Scratch};
-use crate::pointwise::exp;
+use crate::pointwise::exp2;
 use crate::split::Shared;
 use crate::vectors;
 
-/// Rows of queries, over all heads that share a key head, that one task takes: with 64 numbers a head their sums are 16 KiB, beside 32 KiB of a page.
-const ROWS_PER_TASK: usize = 64;
+/// Rows of queries, over all heads that share a key head, that one task takes. A page of 64 numbers a head is 32 KiB: it stays in the first-level cache while rows of
+/// half a KiB pass by, and so many pay for its being brought there and widened.
+const ROWS_PER_TASK: usize = 128;
 /// Rows that are multiplied at once: 4 rows of 4 vectors are 16 sums, half of the registers.
 const TILE: usize = 4;
-/// Vectors of a row that are multiplied at once.
-const VECTORS: usize = 4;
 /// Partial sums and maxima of a row of scores. Fixed, so that the order of additions is.
 const LANES: usize = 16;
 
@@ -99,12 +98,18 @@ impl Cut {
 /// Memory of a task, kept by its thread.
 #[derive(Default)]
 struct Room {
-    scaled: Vec<f32>,
+    /// `[n_tiles, head_dim, T]`.
+    queries: Vec<f32>,
+    /// `[n_rows, head_dim]`.
     out: Vec<f32>,
     max: Vec<f32>,
-    sum: Vec<f32>,
+    sum: Vec<[f32; LANES]>,
     page: Scratch,
 }
+
+/// Scores of a tile of rows with the positions of a page, on whole cache lines.
+#[repr(align(64))]
+struct Scores<const T: usize>([[f32; PAGE_TOKENS]; T]);
 
 thread_local! {
     static ROOM: RefCell<Room> = RefCell::default();
@@ -159,10 +164,11 @@ impl pulp::WithSimd for InRoom<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let InRoom(work, room) = self;
-        // One row alone would be multiplied four times.
-        match work.n_rows() {
-            1 => work.run::<S, 1>(simd, room),
-            _ => work.run::<S, TILE>(simd, room),
+        // One row alone would be multiplied four times; and half as many registers hold half as many sums.
+        match (work.n_rows(), S::F32_LANES) {
+            (1, _) => work.run::<S, 1, 4>(simd, room),
+            (_, LANES) => work.run::<S, TILE, 4>(simd, room),
+            _ => work.run::<S, TILE, 2>(simd, room),
         }
     }
 }
@@ -176,53 +182,49 @@ impl Work<'_> {
         self.task.queries.len() * self.group()
     }
 
-    /// Computes `[n_rows, head_dim]`, rows by query and then by head.
+    /// Computes `[n_rows, head_dim]`, rows by query and then by head, `T` rows and `V` vectors of each at once.
     #[inline(always)]
-    fn run<S: Simd, const T: usize>(&self, simd: S, room: &mut Room) {
+    fn run<S: Simd, const T: usize, const V: usize>(&self, simd: S, room: &mut Room) {
         let HeadShape { head_dim, window, .. } = self.shape;
         let (group, n_rows) = (self.group(), self.n_rows());
         let n_padded = n_rows.next_multiple_of(T);
         let Room {
-            scaled,
+            queries,
             out,
             max,
             sum,
             page: scratch,
         } = room;
-        self.scale_queries(n_padded, scaled);
-        let start = |numbers: &mut Vec<f32>, len: usize, value: f32| {
-            numbers.clear();
-            numbers.resize(len, value);
-        };
-        start(out, n_padded * head_dim, 0.0);
-        start(max, n_padded, f32::NEG_INFINITY);
-        start(sum, n_padded, 0.0);
+        self.turn_queries::<T>(n_padded, queries);
+        restart(out, n_padded * head_dim, 0.0);
+        restart(max, n_padded, f32::NEG_INFINITY);
+        restart(sum, n_padded, [0.0; LANES]);
         let view = &self.ask.view;
         let n_queries = self.ask.queries.len() / (self.shape.n_heads * head_dim);
         let first_position = view.len() - n_queries + self.task.queries.start;
         let last_position = first_position + self.task.queries.len() - 1;
         for page in first_visible(first_position, window) / PAGE_TOKENS..last_position / PAGE_TOKENS + 1 {
             let (keys, values) = view.page(self.task.kv_head, page, scratch);
-            for tile in (0..n_padded).step_by(T) {
-                let seen: [Range<usize>; T] = std::array::from_fn(|index| match tile + index {
+            let tiles = queries
+                .chunks_exact(T * head_dim)
+                .zip(out.chunks_exact_mut(T * head_dim));
+            let carried = max.as_chunks_mut::<T>().0.iter_mut().zip(sum.as_chunks_mut::<T>().0);
+            for (tile, ((queries, out), (max, sum))) in tiles.zip(carried).enumerate() {
+                let seen: [Range<usize>; T] = std::array::from_fn(|index| match tile * T + index {
                     row if row < n_rows => seen(first_position + row / group, window, page),
                     _ => 0..0,
                 });
                 let first = seen.iter().filter(|seen| !seen.is_empty()).map(|seen| seen.start).min();
                 let Some(first) = first else { continue };
                 let end = seen.iter().map(|seen| seen.end).max().unwrap_or(first);
-                let rows = tile * head_dim..(tile + T) * head_dim;
-                let mut weights = [[0.0f32; PAGE_TOKENS]; T];
-                products::<S, T>(simd, &scaled[rows.clone()], keys, &mut weights);
-                let mut shrink = [1.0f32; T];
-                for (index, seen) in seen.into_iter().enumerate() {
-                    let row = tile + index;
-                    shrink[index] = soften(&mut weights[index], seen, &mut max[row], &mut sum[row]);
-                }
-                mix::<S, T>(simd, &weights, first..end, values, &shrink, &mut out[rows]);
+                let mut scores = Scores([[0.0; PAGE_TOKENS]; T]);
+                products::<S, T, V>(simd, queries, keys, &mut scores);
+                let shrink = soften(&mut scores, &seen, max, sum);
+                mix::<S, T, V>(simd, &scores, first..end, values, &shrink, out);
             }
         }
         for (out, sum) in out.chunks_exact_mut(head_dim).zip(&*sum) {
+            let sum = folded(*sum, |a, b| a + b);
             out.iter_mut().for_each(|number| *number /= sum);
         }
         // Rows lie as queries, and within a query as heads: what one query's heads give is one run on both sides.
@@ -234,18 +236,30 @@ impl Work<'_> {
         }
     }
 
-    /// Writes the task's queries over `sqrt(head_dim)`, and rows of nothing behind them.
-    fn scale_queries(&self, n_padded: usize, scaled: &mut Vec<f32>) {
+    /// Writes the task's queries as products take them, `[n_tiles, head_dim, T]`, and zeros for the rows that fill the last tile. They are scaled so that a product is the
+    /// power of 2 that is wanted: by `log2(e) / sqrt(head_dim)`.
+    fn turn_queries<const T: usize>(&self, n_padded: usize, turned: &mut Vec<f32>) {
         let HeadShape { n_heads, head_dim, .. } = self.shape;
-        let scale = 1.0 / (head_dim as f32).sqrt();
+        let scale = std::f32::consts::LOG2_E / (head_dim as f32).sqrt();
         let run = self.group() * head_dim;
-        scaled.clear();
-        for query in self.task.queries.clone() {
+        restart(turned, n_padded * head_dim, 0.0);
+        let queries = self.task.queries.clone().flat_map(|query| {
             let at = query * n_heads * head_dim + self.task.kv_head * run;
-            scaled.extend(self.ask.queries[at..at + run].iter().map(|number| number * scale));
+            self.ask.queries[at..at + run].chunks_exact(head_dim)
+        });
+        for (row, query) in queries.enumerate() {
+            let tile = &mut turned[row / T * T * head_dim..];
+            for (turned, number) in tile.as_chunks_mut::<T>().0.iter_mut().zip(query) {
+                turned[row % T] = number * scale;
+            }
         }
-        scaled.resize(n_padded * head_dim, 0.0);
     }
+}
+
+/// Fills a vector anew.
+fn restart<V: Copy>(numbers: &mut Vec<V>, len: usize, value: V) {
+    numbers.clear();
+    numbers.resize(len, value);
 }
 
 /// Returns the places of a page that a query at `position` sees.
@@ -256,64 +270,97 @@ fn seen(position: usize, window: Option<usize>, page: usize) -> Range<usize> {
     from.min(to)..to
 }
 
-/// `weights[t] = queries[t] K^T`: queries `[T, head_dim]`, keys `[head_dim, PAGE_TOKENS]`.
+/// `scores[t] = queries[t] K^T`: queries `[head_dim, T]`, keys `[head_dim, PAGE_TOKENS]`.
 #[inline(always)]
-fn products<S: Simd, const T: usize>(simd: S, queries: &[f32], keys: &[f32], weights: &mut [[f32; PAGE_TOKENS]; T]) {
-    let head_dim = queries.len() / T;
-    let queries: [&[f32]; T] = std::array::from_fn(|t| &queries[t * head_dim..(t + 1) * head_dim]);
-    let width = VECTORS * S::F32_LANES;
+fn products<S: Simd, const T: usize, const V: usize>(simd: S, queries: &[f32], keys: &[f32], scores: &mut Scores<T>) {
+    let (queries, keys) = (queries.as_chunks::<T>().0, keys.as_chunks::<PAGE_TOKENS>().0);
+    let width = V * S::F32_LANES;
     for column in (0..PAGE_TOKENS).step_by(width) {
-        let mut sums = [[simd.splat_f32s(0.0); VECTORS]; T];
-        for (d, keys) in keys.chunks_exact(PAGE_TOKENS).enumerate() {
+        let mut sums = [[simd.splat_f32s(0.0); V]; T];
+        for (query, keys) in queries.iter().zip(keys) {
             let (keys, _) = S::as_simd_f32s(&keys[column..column + width]);
-            for t in 0..T {
-                let query = simd.splat_f32s(queries[t][d]);
-                for v in 0..VECTORS {
-                    sums[t][v] = simd.mul_add_f32s(query, keys[v], sums[t][v]);
+            for (query, sums) in query.iter().zip(&mut sums) {
+                let query = simd.splat_f32s(*query);
+                for v in 0..V {
+                    sums[v] = simd.mul_add_f32s(query, keys[v], sums[v]);
                 }
             }
         }
-        for t in 0..T {
-            let (out, _) = S::as_mut_simd_f32s(&mut weights[t][column..column + width]);
-            out.copy_from_slice(&sums[t]);
+        for (scores, sums) in scores.0.iter_mut().zip(&sums) {
+            let (out, _) = S::as_mut_simd_f32s(&mut scores[column..column + width]);
+            out.copy_from_slice(sums);
         }
     }
 }
 
-/// Turns a row of scores into weights against the row's largest score so far. Returns what the sums so far shrink by.
+/// Turns rows of scores into weights against each row's largest score so far. Returns what the sums so far shrink by.
+///
+/// Each step is taken for all rows before the next, for each hangs on the one before it.
 #[inline(always)]
-fn soften(scores: &mut [f32; PAGE_TOKENS], seen: Range<usize>, max: &mut f32, sum: &mut f32) -> f32 {
-    if seen.is_empty() {
-        scores.fill(0.0);
-        return 1.0;
+fn soften<const T: usize>(
+    scores: &mut Scores<T>,
+    seen: &[Range<usize>; T],
+    max: &mut [f32; T],
+    sum: &mut [[f32; LANES]; T],
+) -> [f32; T] {
+    let (mut shrink, mut base) = ([0.0; T], [0.0; T]);
+    for t in 0..T {
+        let scores = &mut scores.0[t];
+        if seen[t] != (0..PAGE_TOKENS) {
+            if seen[t].is_empty() {
+                scores.fill(f32::NEG_INFINITY);
+                continue;
+            }
+            scores[..seen[t].start].fill(f32::NEG_INFINITY);
+            scores[seen[t].end..].fill(f32::NEG_INFINITY);
+        }
+        let mut lanes = [max[t]; LANES];
+        for scores in scores.as_chunks::<LANES>().0 {
+            for (lane, score) in lanes.iter_mut().zip(scores) {
+                *lane = larger(*lane, *score);
+            }
+        }
+        base[t] = folded(lanes, larger);
+        shrink[t] = max[t] - base[t];
+        max[t] = base[t];
     }
-    scores[..seen.start].fill(f32::NEG_INFINITY);
-    scores[seen.end..].fill(f32::NEG_INFINITY);
-    let mut lanes = [f32::NEG_INFINITY; LANES];
-    for scores in scores.as_chunks::<LANES>().0 {
-        for (lane, score) in lanes.iter_mut().zip(scores) {
-            *lane = lane.max(*score);
+    for shrink in &mut shrink {
+        *shrink = exp2(*shrink);
+    }
+    for t in 0..T {
+        for sum in &mut sum[t] {
+            *sum *= shrink[t];
+        }
+        for scores in scores.0[t].as_chunks_mut::<LANES>().0 {
+            for (sum, score) in sum[t].iter_mut().zip(scores) {
+                *score = exp2(*score - base[t]);
+                *sum += *score;
+            }
         }
     }
-    let largest = lanes.iter().copied().fold(*max, f32::max);
-    let mut lanes = [0.0f32; LANES];
-    for scores in scores.as_chunks_mut::<LANES>().0 {
-        for (lane, score) in lanes.iter_mut().zip(scores) {
-            *score = exp(*score - largest);
-            *lane += *score;
-        }
-    }
-    let shrink = exp(*max - largest);
-    *sum = *sum * shrink + lanes.iter().sum::<f32>();
-    *max = largest;
     shrink
+}
+
+/// Returns the larger of two numbers, and `a` where `b` is none.
+#[inline(always)]
+fn larger(a: f32, b: f32) -> f32 {
+    if b > a { b } else { a }
+}
+
+/// Brings all lanes together, halves on halves.
+#[inline(always)]
+fn folded(lanes: [f32; LANES], join: impl Fn(f32, f32) -> f32) -> f32 {
+    // Written out: a loop over the halves stays one, of single numbers.
+    let eight: [f32; 8] = std::array::from_fn(|lane| join(lanes[lane], lanes[lane + 8]));
+    let four: [f32; 4] = std::array::from_fn(|lane| join(eight[lane], eight[lane + 4]));
+    join(join(four[0], four[2]), join(four[1], four[3]))
 }
 
 /// `out[t] = out[t] shrink[t] + weights[t] V`: values `[PAGE_TOKENS, head_dim]`, of which only `places` are read; out `[T, head_dim]`.
 #[inline(always)]
-fn mix<S: Simd, const T: usize>(
+fn mix<S: Simd, const T: usize, const V: usize>(
     simd: S,
-    weights: &[[f32; PAGE_TOKENS]; T],
+    weights: &Scores<T>,
     places: Range<usize>,
     values: &[f32],
     shrink: &[f32; T],
@@ -322,9 +369,9 @@ fn mix<S: Simd, const T: usize>(
     let head_dim = out.len() / T;
     let values = &values[places.start * head_dim..places.end * head_dim];
     let mut column = 0;
-    while column + VECTORS * S::F32_LANES <= head_dim {
-        mix_columns::<S, T, VECTORS>(simd, weights, places.clone(), values, shrink, out, column);
-        column += VECTORS * S::F32_LANES;
+    while column + V * S::F32_LANES <= head_dim {
+        mix_columns::<S, T, V>(simd, weights, places.clone(), values, shrink, out, column);
+        column += V * S::F32_LANES;
     }
     while column + S::F32_LANES <= head_dim {
         mix_columns::<S, T, 1>(simd, weights, places.clone(), values, shrink, out, column);
@@ -334,9 +381,8 @@ fn mix<S: Simd, const T: usize>(
         for t in 0..T {
             let mut sum = out[t * head_dim + column] * shrink[t];
             for (place, values) in places.clone().zip(values.chunks_exact(head_dim)) {
-                let (weight, value) = (weights[t][place], values[column]);
                 // As the vectors' products are.
-                sum = weight.mul_add(value, sum);
+                sum = weights.0[t][place].mul_add(values[column], sum);
             }
             out[t * head_dim + column] = sum;
         }
@@ -346,7 +392,7 @@ fn mix<S: Simd, const T: usize>(
 #[inline(always)]
 fn mix_columns<S: Simd, const T: usize, const V: usize>(
     simd: S,
-    weights: &[[f32; PAGE_TOKENS]; T],
+    weights: &Scores<T>,
     places: Range<usize>,
     values: &[f32],
     shrink: &[f32; T],
@@ -365,16 +411,16 @@ fn mix_columns<S: Simd, const T: usize, const V: usize>(
     }
     for (place, values) in places.zip(values.chunks_exact(head_dim)) {
         let (values, _) = S::as_simd_f32s(&values[column..column + width]);
-        for t in 0..T {
-            let weight = simd.splat_f32s(weights[t][place]);
+        for (weights, sums) in weights.0.iter().zip(&mut sums) {
+            let weight = simd.splat_f32s(weights[place % PAGE_TOKENS]);
             for v in 0..V {
-                sums[t][v] = simd.mul_add_f32s(weight, values[v], sums[t][v]);
+                sums[v] = simd.mul_add_f32s(weight, values[v], sums[v]);
             }
         }
     }
-    for t in 0..T {
-        let (out, _) = S::as_mut_simd_f32s(&mut out[t * head_dim + column..][..width]);
-        out.copy_from_slice(&sums[t]);
+    for (out, sums) in out.chunks_exact_mut(head_dim).zip(&sums) {
+        let (out, _) = S::as_mut_simd_f32s(&mut out[column..column + width]);
+        out.copy_from_slice(sums);
     }
 }
 

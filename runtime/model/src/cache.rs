@@ -68,6 +68,15 @@ pub(crate) struct Scratch {
     values: Vec<f32>,
 }
 
+/// Returns room for `len` numbers, on whole cache lines: a vector of 64 bytes that lies across two takes two reads.
+fn aligned(room: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    const LINE: usize = 64;
+    let slack = LINE / size_of::<f32>();
+    room.resize(len + slack, 0.0);
+    let start = room.as_ptr().align_offset(LINE).min(slack);
+    &mut room[start..start + len]
+}
+
 impl KvCache {
     /// Makes an empty cache for up to `capacity_tokens` positions, with a pool of its own. Allocates nothing yet.
     pub fn new(shape: KvShape, kind: KvType, capacity_tokens: usize) -> Self {
@@ -205,14 +214,9 @@ impl KvView<'_> {
         let Some(page) = self.cache.pages[index].page() else {
             return (&[], &[]);
         };
-        if !page.keys.is_plain() {
-            scratch.keys.resize(PAGE_TOKENS * head_dim, 0.0);
-            scratch.values.resize(PAGE_TOKENS * head_dim, 0.0);
-        }
-        let Scratch { keys, values } = scratch;
         (
-            page.keys.place(place, Order::ByNumber, head_dim, keys),
-            page.values.place(place, Order::ByToken, head_dim, values),
+            page.keys.place(place, Order::ByNumber, head_dim, &mut scratch.keys),
+            page.values.place(place, Order::ByToken, head_dim, &mut scratch.values),
         )
     }
 }

@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use half::f16;
 use witness_formats::gguf::GgmlType;
 
 use super::many::Turned;
@@ -175,6 +176,13 @@ impl Way {
         // SAFETY: `new` made this for an `Isa`.
         unsafe { (self.widen)(w, out) }
     }
+}
+
+/// Returns numbers as they lie in memory, which on machines whose lowest byte is first is as they lie in a file.
+pub(super) fn stored(numbers: &[f16]) -> &[u8] {
+    const { assert!(cfg!(target_endian = "little"), "files are read as they lie") };
+    // SAFETY: each number is two bytes, of any value; bytes may lie anywhere.
+    unsafe { std::slice::from_raw_parts(numbers.as_ptr().cast(), size_of_val(numbers)) }
 }
 
 /// Widens all numbers of `w`, 16 at a time.

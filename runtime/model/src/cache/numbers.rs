@@ -10,8 +10,9 @@
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
+use witness_kernels::widen_f16;
 
-use super::{KvShape, PAGE_TOKENS};
+use super::{KvShape, PAGE_TOKENS, aligned};
 
 /// Numbers of a head's vector that share a scale.
 const BLOCK: usize = 32;
@@ -198,21 +199,21 @@ impl Numbers {
         place: usize,
         order: Order,
         head_dim: usize,
-        scratch: &'a mut [f32],
+        scratch: &'a mut Vec<f32>,
     ) -> &'a [f32] {
         let len = PAGE_TOKENS * head_dim;
         let range = place * len..(place + 1) * len;
         match self {
             Numbers::F32(numbers) => &numbers[range],
             Numbers::F16(numbers) => {
-                let scratch = &mut scratch[..len];
-                numbers[range].convert_to_f32_slice(scratch);
+                let scratch = aligned(scratch, len);
+                widen_f16(&numbers[range], scratch);
                 scratch
             }
             Numbers::Q8 { codes, scales } => {
                 let n_blocks = head_dim.div_ceil(BLOCK);
                 let scales = &scales[place * PAGE_TOKENS * n_blocks..][..PAGE_TOKENS * n_blocks];
-                let (codes, scratch) = (&codes[range], &mut scratch[..len]);
+                let (codes, scratch) = (&codes[range], aligned(scratch, len));
                 match order {
                     Order::ByNumber => {
                         let runs = scratch
@@ -220,7 +221,7 @@ impl Numbers {
                             .zip(codes.chunks(BLOCK * PAGE_TOKENS));
                         for ((out, codes), scales) in runs.zip(scales.as_chunks::<PAGE_TOKENS>().0) {
                             let mut wide = [0.0; PAGE_TOKENS];
-                            scales.convert_to_f32_slice(&mut wide);
+                            widen_f16(scales, &mut wide);
                             let rows = out.as_chunks_mut::<PAGE_TOKENS>().0;
                             for (out, codes) in rows.iter_mut().zip(codes.as_chunks::<PAGE_TOKENS>().0) {
                                 for ((out, code), scale) in out.iter_mut().zip(codes).zip(&wide) {
@@ -244,11 +245,6 @@ impl Numbers {
                 scratch
             }
         }
-    }
-
-    /// Says whether places are read without being decoded.
-    pub(super) fn is_plain(&self) -> bool {
-        matches!(self, Numbers::F32(_))
     }
 }
 
@@ -288,7 +284,7 @@ mod tests {
     // What is read is what was written, as near as the module's table says, in either order, at every size and with a short last block.
     #[test]
     fn numbers_lose_no_more_than_the_table_says() {
-        let mut scratch = vec![0.0; PAGE_TOKENS * SHAPE.head_dim];
+        let mut scratch = Vec::new();
         for kind in KvType::ALL {
             for order in [Order::ByNumber, Order::ByToken] {
                 for size in [1e-3, 1.0, 300.0] {
@@ -318,7 +314,7 @@ mod tests {
 
     #[test]
     fn what_is_not_finite_stays_so() {
-        let mut scratch = vec![0.0; PAGE_TOKENS * SHAPE.head_dim];
+        let mut scratch = Vec::new();
         for kind in KvType::ALL {
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 let mut numbers = Numbers::new(kind, SHAPE);
