@@ -2,12 +2,18 @@
 //!
 //! The order is total: larger logit first, lower id first among equals. [`Descending`] finds the next few by one pass over the logits with a
 //! bounded heap, then a few more by the next pass (each batch eight times the last), and sorts everything only when most of it is wanted.
-//! Cost: the first k of n take n comparisons and about k ln(n / k) heap updates.
+//! Cost: the first k of n take n comparisons, a vector of them at once, and about k ln(n / k) heap updates.
 
+use std::cell::Cell;
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
 use crate::SamplingError;
+
+/// Logits that are passed over together where none of them is wanted.
+const RUN: usize = 64;
+/// Maxima that are taken side by side.
+const LANES: usize = 16;
 
 /// A token and its logit. Greater = comes earlier.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,39 +41,52 @@ impl PartialOrd for Candidate {
 
 /// Refuses NaN and positive infinity.
 pub(crate) fn check(logits: &[f32]) -> Result<(), SamplingError> {
-    match logits
-        .iter()
-        .position(|&logit| logit.is_nan() || logit == f32::INFINITY)
-    {
-        None => Ok(()),
-        Some(token) => Err(SamplingError::NotFinite {
-            token: token as u32,
-            value: logits[token],
-        }),
+    let is_refused = |logit: &f32| logit.is_nan() || *logit == f32::INFINITY;
+    for (run, logits) in logits.chunks(RUN).enumerate() {
+        // Each is looked at, whatever the one before it was: so a vector of them is at once.
+        if logits.iter().fold(false, |any, logit| any | is_refused(logit))
+            && let Some(token) = logits.iter().position(is_refused)
+        {
+            return Err(SamplingError::NotFinite {
+                token: (run * RUN + token) as u32,
+                value: logits[token],
+            });
+        }
     }
+    Ok(())
 }
 
-/// Returns the possible candidates, those above negative infinity.
-fn candidates(logits: &[f32]) -> impl Iterator<Item = Candidate> {
-    logits
-        .iter()
-        .enumerate()
-        .filter(|(_, logit)| **logit > f32::NEG_INFINITY)
-        .map(|(token, &logit)| Candidate {
-            token: token as u32,
-            logit,
-        })
+/// Returns the candidates of a run of logits that begins at token `first`.
+fn candidates(first: usize, logits: &[f32]) -> impl Iterator<Item = Candidate> {
+    logits.iter().enumerate().map(move |(index, &logit)| Candidate {
+        token: (first + index) as u32,
+        logit,
+    })
+}
+
+/// Returns the runs of logits that hold one above `least`, which may rise meanwhile, each with the token that it begins at.
+fn runs_above<'a>(logits: &'a [f32], least: &Cell<f32>) -> impl Iterator<Item = (usize, &'a [f32])> {
+    let runs = logits.chunks(RUN).enumerate().map(|(run, logits)| (run * RUN, logits));
+    runs.filter(|(_, logits)| {
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        let (whole, rest) = logits.as_chunks::<LANES>();
+        for logits in whole {
+            for (lane, logit) in lanes.iter_mut().zip(logits) {
+                *lane = if *logit > *lane { *logit } else { *lane };
+            }
+        }
+        lanes.iter().chain(rest).any(|logit| *logit > least.get())
+    })
 }
 
 /// Returns the largest logit, with the lowest id on ties.
 pub(crate) fn best(logits: &[f32]) -> Option<Candidate> {
-    let mut best: Option<Candidate> = None;
-    for (token, &logit) in logits.iter().enumerate() {
-        if logit > best.map_or(f32::NEG_INFINITY, |best| best.logit) {
-            best = Some(Candidate {
-                token: token as u32,
-                logit,
-            });
+    let least = Cell::new(f32::NEG_INFINITY);
+    let mut best = None;
+    for (first, logits) in runs_above(logits, &least) {
+        for candidate in candidates(first, logits).filter(|candidate| candidate.logit > least.get()) {
+            least.set(candidate.logit);
+            best = Some(candidate);
         }
     }
     best
@@ -93,26 +112,26 @@ impl<'a> Descending<'a> {
     }
 
     fn find_batch(&self) -> Vec<Candidate> {
-        let rest = candidates(self.logits).filter(|candidate| self.last.is_none_or(|last| *candidate < last));
+        let is_left = |candidate: &Candidate| self.last.is_none_or(|last| *candidate < last);
         if self.batch_size >= self.logits.len() / 8 {
-            let mut all: Vec<Candidate> = rest.collect();
+            let possible = candidates(0, self.logits).filter(|candidate| candidate.logit > f32::NEG_INFINITY);
+            let mut all: Vec<Candidate> = possible.filter(is_left).collect();
             all.sort_unstable_by(|a, b| b.cmp(a));
             return all;
         }
         let mut heap: BinaryHeap<Reverse<Candidate>> = BinaryHeap::with_capacity(self.batch_size + 1);
-        let mut least = f32::NEG_INFINITY;
-        for candidate in rest {
-            if heap.len() < self.batch_size {
+        // Ids ascend, so a candidate equal to the least one of a full heap comes after it and is not taken.
+        let least = Cell::new(f32::NEG_INFINITY);
+        for (first, logits) in runs_above(self.logits, &least) {
+            let above = candidates(first, logits).filter(|candidate| candidate.logit > least.get());
+            for candidate in above.filter(is_left) {
                 heap.push(Reverse(candidate));
-            } else if candidate.logit > least {
-                // Ids ascend, so a candidate equal to the least one comes after it and is not taken.
-                heap.push(Reverse(candidate));
-                heap.pop();
-            } else {
-                continue;
-            }
-            if heap.len() == self.batch_size {
-                least = heap.peek().map_or(f32::NEG_INFINITY, |least| least.0.logit);
+                if heap.len() > self.batch_size {
+                    heap.pop();
+                }
+                if heap.len() == self.batch_size {
+                    least.set(heap.peek().map_or(f32::NEG_INFINITY, |least| least.0.logit));
+                }
             }
         }
         heap.into_sorted_vec()
