@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use witness_diagnostics::Diagnostic;
-use witness_model::{Adapter, KvCache, KvType, Model, SequenceStep};
+use witness_model::{Adapter, KvCache, KvType, Logits, Model, SequenceStep};
 
 use crate::foreign::ForeignState;
 
@@ -23,15 +23,12 @@ pub(crate) struct Advance<'a> {
     pub(crate) n_logits: usize,
 }
 
-/// Rows of logits of one sequence, `[n_logits][vocab]`.
-pub(crate) type Rows = Vec<Vec<f32>>;
-
 /// A base model that advances sequences.
 pub(crate) trait Engine: Send {
     /// Makes a state that shares nothing with others, for up to `capacity_tokens`.
     fn new_state(&self, capacity_tokens: usize) -> State;
-    /// Runs a batch; returns the rows asked for, sequence by sequence. After an error the states are of no use.
-    fn forward(&mut self, batch: &mut [Advance<'_>]) -> Result<Vec<Rows>, Diagnostic>;
+    /// Runs a batch; `logits` becomes the rows asked for, in its memory. After an error the states are of no use.
+    fn forward(&mut self, batch: &mut [Advance<'_>], logits: &mut Logits) -> Result<(), Diagnostic>;
     /// Returns our graph, when this is it: only it takes adapters.
     fn graph(&self) -> Option<&Model>;
     /// Returns the bytes of the weights in memory.
@@ -66,7 +63,7 @@ impl Engine for GraphEngine {
         ))
     }
 
-    fn forward(&mut self, batch: &mut [Advance<'_>]) -> Result<Vec<Rows>, Diagnostic> {
+    fn forward(&mut self, batch: &mut [Advance<'_>], logits: &mut Logits) -> Result<(), Diagnostic> {
         let mut steps = Vec::with_capacity(batch.len());
         for advance in batch.iter_mut() {
             let State::Graph(cache) = &mut *advance.state else {
@@ -79,9 +76,7 @@ impl Engine for GraphEngine {
                 n_logits: advance.n_logits,
             });
         }
-        let logits = self.model.forward(&mut steps)?;
-        let rows = (0..batch.len()).map(|sequence| logits.rows(sequence).map(<[f32]>::to_vec).collect());
-        Ok(rows.collect())
+        Ok(self.model.forward_into(&mut steps, None, logits)?)
     }
 
     fn graph(&self) -> Option<&Model> {

@@ -11,10 +11,11 @@ use candle_core::{Device, Tensor};
 use serde_json::Value;
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_formats::gguf::{GgmlType, Gguf, TensorInfo};
+use witness_model::{Logits, Model};
 use witness_plugin_protocol::ModelInfo;
 
 use crate::bundle::Bundle;
-use crate::engine::{Advance, Engine, Rows, State};
+use crate::engine::{Advance, Engine, State};
 use crate::error;
 use families::{FAMILIES, Family};
 
@@ -268,12 +269,12 @@ impl Engine for ForeignEngine {
         })
     }
 
-    fn forward(&mut self, batch: &mut [Advance<'_>]) -> Result<Vec<Rows>, Diagnostic> {
+    fn forward(&mut self, batch: &mut [Advance<'_>], logits: &mut Logits) -> Result<(), Diagnostic> {
         let failed = |error: candle_core::Error| {
             Diagnostic::new("witness::serve::foreign_run", Kind::Plugin, "the model failed to run")
                 .cause(error.to_string())
         };
-        let mut all = Vec::with_capacity(batch.len());
+        logits.restart(self.vocab_size);
         for advance in batch.iter_mut() {
             let State::Foreign(state) = &mut *advance.state else {
                 return Err(error::internal("a sequence holds the state of another engine"));
@@ -281,27 +282,21 @@ impl Engine for ForeignEngine {
             let ids = Tensor::new(advance.tokens, &Device::Cpu)
                 .and_then(|ids| ids.unsqueeze(0))
                 .map_err(failed)?;
-            let logits = state.model.run(&ids, state.n_tokens).map_err(failed)?;
+            let all = state.model.run(&ids, state.n_tokens).map_err(failed)?;
             state.n_tokens += advance.tokens.len();
-            let mut rows = Vec::new();
-            if advance.n_logits > 0 {
-                let flat = logits
-                    .flatten_all()
-                    .and_then(|logits| logits.to_dtype(candle_core::DType::F32));
-                let flat = flat.and_then(|logits| logits.to_vec1::<f32>()).map_err(failed)?;
-                let start = flat.len().checked_sub(self.vocab_size);
-                rows.push(
-                    start
-                        .map(|start| flat[start..].to_vec())
-                        .ok_or_else(|| error::internal("too few logits"))?,
-                );
+            if advance.n_logits == 0 {
+                logits.push(&[]);
+                continue;
             }
-            all.push(rows);
+            let flat = all.flatten_all().and_then(|all| all.to_dtype(candle_core::DType::F32));
+            let flat = flat.and_then(|all| all.to_vec1::<f32>()).map_err(failed)?;
+            let start = flat.len().checked_sub(self.vocab_size);
+            logits.push(&flat[start.ok_or_else(|| error::internal("too few logits"))?..]);
         }
-        Ok(all)
+        Ok(())
     }
 
-    fn graph(&self) -> Option<&witness_model::Model> {
+    fn graph(&self) -> Option<&Model> {
         None
     }
 

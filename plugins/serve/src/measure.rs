@@ -195,13 +195,13 @@ fn advance(
     adapter: Option<&Adapter>,
     is_scored: bool,
 ) -> Result<Vec<Vec<f32>>, Diagnostic> {
-    let rows = loaded.forward_batch(&mut [Advance {
+    let logits = loaded.forward_batch(&mut [Advance {
         tokens,
         state,
         adapter,
         n_logits: if is_scored { tokens.len() } else { 0 },
     }])?;
-    Ok(rows.into_iter().next().unwrap_or_default())
+    Ok(logits.rows(0).map(<[f32]>::to_vec).collect())
 }
 
 fn stop_if_asked(watch: &dyn Watch) -> Result<(), Diagnostic> {

@@ -12,7 +12,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 
 use witness_diagnostics::{Diagnostic, Kind, near_miss};
-use witness_model::{Adapter, Model, SequenceStep, Threads};
+use witness_model::{Adapter, Logits, Model, SequenceStep, Threads};
 use witness_plugin_protocol::{
     AdapterCheck, AdapterInfo, AdapterSpec, GenerateRequest, KvCacheType, LoadAdapterReply, LoadAdapterRequest,
     ModelInfo, Started,
@@ -22,7 +22,7 @@ use witness_tokenizer::Tokenizer;
 
 use crate::chats::{self, Chats};
 use crate::draft::Draft;
-use crate::engine::{Advance, Engine, Rows, State};
+use crate::engine::{Advance, Engine, State};
 use crate::error;
 use crate::inspect::open_adapter;
 use crate::pages::{Pages, PrefixKey};
@@ -59,6 +59,8 @@ pub struct Loaded {
     pub(crate) last_key: PrefixKey,
     pub(crate) waiting: VecDeque<Sequence>,
     pub(crate) running: Vec<Sequence>,
+    /// Of the last step; kept for its memory, which for many sequences and words is not small.
+    pub(crate) logits: Logits,
     /// Nothing for an engine whose states cannot be shared.
     pub(crate) pages: Option<Pages>,
     /// Nothing where chats are not kept on disk.
@@ -103,6 +105,7 @@ impl Loaded {
             last_key: 0,
             waiting: VecDeque::new(),
             running: Vec::new(),
+            logits: Logits::default(),
             pages: parts.pages,
             chats: parts.chats,
             threads: parts.threads,
@@ -195,10 +198,16 @@ impl Loaded {
         Ok(LoadAdapterReply { info, check })
     }
 
-    /// Runs a batch on the model's threads.
-    pub(crate) fn forward_batch(&mut self, batch: &mut [Advance<'_>]) -> Result<Vec<Rows>, Diagnostic> {
-        let Loaded { engine, threads, .. } = self;
-        Threads::run_on(threads.as_ref(), || engine.forward(batch))
+    /// Runs a batch on the model's threads. Returns its logits, which stand until the next.
+    pub(crate) fn forward_batch(&mut self, batch: &mut [Advance<'_>]) -> Result<&mut Logits, Diagnostic> {
+        let Loaded {
+            engine,
+            threads,
+            logits,
+            ..
+        } = self;
+        Threads::run_on(threads.as_ref(), || engine.forward(batch, logits))?;
+        Ok(logits)
     }
 
     /// Computes on the model's threads.

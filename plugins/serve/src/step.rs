@@ -1,16 +1,19 @@
 //! One step of a model: every running sequence advances by a token or by a chunk of its prompt, in one batch.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use witness_batching::{Pending, shares};
 use witness_diagnostics::Diagnostic;
+use witness_kernels::Pool;
 use witness_model::Threads;
 use witness_plugin_protocol::DoneReason;
 use witness_plugin_sdk::{Level, ServeEvent, log};
+use witness_tokenizer::Tokenizer;
 
-use crate::engine::{Advance, Rows, State};
+use crate::engine::{Advance, State};
 use crate::model::Loaded;
-use crate::sequence::Sequence;
+use crate::sequence::{Said, Sequence};
 
 /// Tokens of prompts that are read in one step while nobody answers. Enough for matrix products to pay, few enough that a cancel is heard.
 pub(crate) const CHUNK_TOKENS: usize = 256;
@@ -24,6 +27,16 @@ struct Spent {
     whole: Duration,
     /// The pass over the weights alone.
     pass: Duration,
+}
+
+/// What a sequence says in one step.
+#[derive(Default)]
+struct Spoken {
+    said: Vec<Said>,
+    /// Guesses that were right.
+    n_right: usize,
+    /// Why it says no more, where something went wrong.
+    failed: Option<Diagnostic>,
 }
 
 /// Sequences that guess at most: with more, the rows that they have anyway keep the processor busy.
@@ -49,12 +62,12 @@ impl Loaded {
             self.make_room(&mut fed);
             let guessed = Instant::now();
             match self.forward(&fed) {
-                Ok(rows) => {
+                Ok(()) => {
                     let spent = Spent {
                         whole: begun.elapsed(),
                         pass: guessed.elapsed(),
                     };
-                    self.take(&fed, rows, spent, emit);
+                    self.take(&fed, spent, emit);
                 }
                 Err(diagnostic) => self.fail(&diagnostic, emit),
             }
@@ -77,12 +90,13 @@ impl Loaded {
         }
     }
 
-    /// Runs a batch of `fed[i]` tokens of sequence `i`, guesses included. Returns its rows of logits, none for a sequence that has more to feed.
-    fn forward(&mut self, fed: &[usize]) -> Result<Vec<Rows>, Diagnostic> {
+    /// Runs a batch of `fed[i]` tokens of sequence `i`, guesses included, those without any left out. No logits come of a sequence that has more to feed.
+    fn forward(&mut self, fed: &[usize]) -> Result<(), Diagnostic> {
         let Loaded {
             engine,
             running,
             threads,
+            logits,
             ..
         } = self;
         let guesses: Vec<Vec<u32>> = running.iter().map(with_guess).collect();
@@ -113,12 +127,7 @@ impl Loaded {
                 n_logits: if is_last { guess.len().max(1) } else { 0 },
             });
         }
-        let mut rows = Threads::run_on(threads.as_ref(), || engine.forward(&mut batch))?.into_iter();
-        let rows_of = fed.iter().map(|&n_tokens| match n_tokens {
-            0 => Rows::new(),
-            _ => rows.next().unwrap_or_default(),
-        });
-        Ok(rows_of.collect())
+        Threads::run_on(threads.as_ref(), || engine.forward(&mut batch, logits))
     }
 
     /// Ends sequences that want no token at all, without running them.
@@ -131,58 +140,29 @@ impl Loaded {
     }
 
     /// Chooses tokens for each sequence whose logits came, and sorts out who goes on.
-    fn take(&mut self, fed: &[usize], rows: Vec<Rows>, spent: Spent, emit: &mut dyn FnMut(ServeEvent<'_>)) {
-        let running = std::mem::take(&mut self.running);
-        for ((mut sequence, &n_tokens), rows) in running.into_iter().zip(fed).zip(rows) {
-            let number = sequence.number;
-            if sequence.in_prompt() {
-                sequence.prompt_time += spent.whole;
-                let tokens_done = u32::try_from(sequence.tokens.len() - sequence.pending().len()).unwrap_or(u32::MAX);
-                if n_tokens > 1 {
-                    emit(ServeEvent::Progress {
-                        sequence: number,
-                        tokens_done,
-                    });
-                }
-            } else {
+    fn take(&mut self, fed: &[usize], spent: Spent, emit: &mut dyn FnMut(ServeEvent<'_>)) {
+        let mut running = std::mem::take(&mut self.running);
+        for (sequence, &n_tokens) in running.iter_mut().zip(fed) {
+            if !sequence.in_prompt() {
                 sequence.generate_time += spent.whole;
+                continue;
             }
-            if sequence.in_prompt() && !rows.is_empty() {
+            sequence.prompt_time += spent.whole;
+            let n_pending = sequence.pending().len();
+            if n_tokens > 1 {
+                emit(ServeEvent::Progress {
+                    sequence: sequence.number,
+                    tokens_done: u32::try_from(sequence.tokens.len() - n_pending).unwrap_or(u32::MAX),
+                });
+            }
+            if n_tokens > 0 && n_pending == 0 {
                 // It is read: who begins like it need not wait for the answer.
-                self.keep(&sequence);
-            }
-            let is_answering = n_tokens == 1 + sequence.guess.len();
-            let begun = Instant::now();
-            let spoken = self.speak(&mut sequence, rows, emit);
-            sequence.generate_time += begun.elapsed();
-            match spoken {
-                Err(diagnostic) => emit(ServeEvent::Error {
-                    sequence: number,
-                    diagnostic,
-                }),
-                Ok((_, Some(reason))) => self.end(sequence, reason, emit),
-                Ok((n_right, None)) => {
-                    if is_answering {
-                        sequence.observe(spent.pass, n_right);
-                    }
-                    self.running.push(sequence);
-                }
+                self.keep(sequence);
             }
         }
-    }
-
-    /// Says a token for each row of logits, until one was not guessed or the answer ends. Returns how many guesses were right, and why the answer ended.
-    fn speak(
-        &self,
-        sequence: &mut Sequence,
-        rows: Rows,
-        emit: &mut dyn FnMut(ServeEvent<'_>),
-    ) -> Result<(usize, Option<DoneReason>), Diagnostic> {
-        let mut n_right = 0;
-        let mut ended = None;
-        for (index, mut logits) in rows.into_iter().enumerate() {
-            let said = sequence.choose(&mut logits, &self.tokenizer)?;
-            if said.is_answer {
+        let spoken = self.speak(&mut running, fed);
+        for ((mut sequence, &n_tokens), spoken) in running.into_iter().zip(fed).zip(spoken) {
+            for said in spoken.said.iter().filter(|said| said.is_answer) {
                 emit(ServeEvent::Token {
                     sequence: sequence.number,
                     id: said.token,
@@ -191,22 +171,58 @@ impl Loaded {
                     alternatives: &said.alternatives,
                 });
             }
-            ended = said.ended;
-            if ended.is_some() || sequence.guess.get(index) != Some(&said.token) {
-                break;
+            if let Some(diagnostic) = spoken.failed {
+                emit(ServeEvent::Error {
+                    sequence: sequence.number,
+                    diagnostic,
+                });
+                continue;
             }
-            n_right += 1;
+            match spoken.said.last().and_then(|said| said.ended) {
+                Some(reason) => self.end(sequence, reason, emit),
+                None => {
+                    if n_tokens == 1 + sequence.guess.len() {
+                        sequence.observe(spent.pass, spoken.n_right);
+                    }
+                    self.running.push(sequence);
+                }
+            }
         }
-        // What was fed behind the last right guess never was.
-        if let Some(State::Graph(cache)) = &mut sequence.state
-            && !sequence.guess.is_empty()
-        {
-            cache.truncate(sequence.tokens.len() - 1);
+    }
+
+    /// Has all sequences of a step say what their logits call for, side by side: with many, looking through vocabularies one after the other is a tenth of a step.
+    fn speak(&mut self, running: &mut [Sequence], fed: &[usize]) -> Vec<Spoken> {
+        let Loaded {
+            logits,
+            tokenizer,
+            threads,
+            ..
+        } = self;
+        let (tokenizer, vocab_size) = (&*tokenizer, self.limits.vocab_size);
+        let mut logits = logits.split().into_iter();
+        let turns = running.iter_mut().zip(fed).map(|(sequence, &n_tokens)| {
+            let logits = match n_tokens {
+                0 => Default::default(),
+                _ => logits.next().unwrap_or_default(),
+            };
+            Mutex::new((sequence, logits, Spoken::default()))
+        });
+        let turns: Vec<_> = turns.collect();
+        let speak = |index: usize| {
+            // Each turn is one task's alone; the lock only tells the compiler.
+            if let Ok(mut turn) = turns[index].try_lock() {
+                let (sequence, logits, spoken) = &mut *turn;
+                *spoken = Spoken::of(sequence, logits.chunks_exact_mut(vocab_size), tokenizer);
+            }
+        };
+        match turns.len() {
+            1 => speak(0),
+            n => Threads::run_on(threads.as_ref(), || Pool::current().run(n, speak)),
         }
-        if let Some(drafting) = &mut sequence.drafting {
-            drafting.cut_back(sequence.tokens.len());
-        }
-        Ok((n_right, ended))
+        let turns = turns
+            .into_iter()
+            .map(|turn| turn.into_inner().unwrap_or_else(PoisonError::into_inner));
+        turns.map(|(_, _, spoken)| spoken).collect()
     }
 
     fn end(&mut self, mut sequence: Sequence, reason: DoneReason, emit: &mut dyn FnMut(ServeEvent<'_>)) {
@@ -239,6 +255,40 @@ impl Loaded {
                 diagnostic: diagnostic.clone(),
             });
         }
+    }
+}
+
+impl Spoken {
+    /// Says a token for each row of logits, until one was not guessed or the answer ends.
+    fn of<'a>(sequence: &mut Sequence, rows: impl Iterator<Item = &'a mut [f32]>, tokenizer: &Tokenizer) -> Spoken {
+        let begun = Instant::now();
+        let mut spoken = Spoken::default();
+        for (index, logits) in rows.enumerate() {
+            let said = match sequence.choose(logits, tokenizer) {
+                Ok(said) => said,
+                Err(diagnostic) => {
+                    spoken.failed = Some(diagnostic);
+                    return spoken;
+                }
+            };
+            let goes_on = said.ended.is_none() && sequence.guess.get(index) == Some(&said.token);
+            spoken.said.push(said);
+            if !goes_on {
+                break;
+            }
+            spoken.n_right += 1;
+        }
+        // What was fed behind the last right guess never was.
+        if let Some(State::Graph(cache)) = &mut sequence.state
+            && !sequence.guess.is_empty()
+        {
+            cache.truncate(sequence.tokens.len() - 1);
+        }
+        if let Some(drafting) = &mut sequence.drafting {
+            drafting.cut_back(sequence.tokens.len());
+        }
+        sequence.generate_time += begun.elapsed();
+        spoken
     }
 }
 

@@ -179,7 +179,7 @@ fn step(
             n_logits,
         })
         .collect();
-    loaded.forward_batch(&mut batch).map(drop)
+    loaded.forward_batch(&mut batch).map(|_| ())
 }
 
 /// Numbers below the size of a vocabulary, by a linear congruence: what they are does not matter, that they differ does.
