@@ -6,8 +6,12 @@
 //! | it goes on by some tokens, for all sequences that want it in one batch | it has caught up |
 //! | it is cut back to what was said | after each step |
 //!
-//! Cost of a guess of `n` tokens: `n` passes over the draft's weights, which count with the step that the guess is fed in. Reading the text does not: it is done once,
-//! and what one sequence has read is kept for those that begin the same.
+//! Cost of a guess of `n` tokens: `n` passes over the draft's weights, which count with the step that the guess is fed in. Reading the text comes before the first
+//! guess and is done once: it is weighed beforehand, against what guesses saved in the answers before ([`Outlay`]), and left where it would take longer. What one
+//! sequence has read is kept for those that begin the same.
+//!
+//! A draft runs without adapters, also for a sequence that has one. It was trained for no such adapter, and what is said does not depend on it: it is only right less
+//! often where the adapter speaks otherwise than its base.
 //!
 //! **Invariant:** a draft offers and nothing more. Without its room, its vocabulary or its numbers a sequence goes on without its guesses and says the same.
 
@@ -18,7 +22,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use witness_batching::Speculation;
+use witness_batching::{Outlay, Speculation};
 use witness_diagnostics::{Diagnostic, Kind, near_miss};
 use witness_model::{KvCache, Model, Threads};
 use witness_plugin_protocol::{AdapterInfo, AdapterSpec, DraftOptions, LoadAdapterReply};
@@ -46,6 +50,9 @@ pub(crate) struct Draft {
     model: Arc<Model>,
     pub(crate) pages: Pages,
     capacity_tokens: usize,
+    outlay: Outlay,
+    /// Tokens read so far beside those that were read with guesses.
+    n_read: usize,
 }
 
 /// What a sequence has of its draft.
@@ -56,6 +63,10 @@ pub(crate) struct Drafting {
     pub(crate) speculation: Speculation,
     /// How long the guess of this step took, if the draft made it.
     pub(crate) spent: Option<Duration>,
+    /// The text is worth reading, and is not read yet.
+    is_reading: bool,
+    /// How long reading took, of what was read together this sequence's share.
+    read: Duration,
     /// It will not guess for this sequence any more.
     is_over: bool,
 }
@@ -70,7 +81,7 @@ impl Drafting {
 
     /// Lets go of its pages, until the sequence runs again.
     pub(crate) fn set_back(&mut self) {
-        (self.cache, self.spent) = (None, None);
+        (self.cache, self.spent, self.is_reading) = (None, None, false);
     }
 
     fn give_up(&mut self) {
@@ -121,6 +132,8 @@ impl Loaded {
             model,
             pages,
             capacity_tokens,
+            outlay: Outlay::default(),
+            n_read: 0,
         };
         self.drafts.insert(info.name.clone(), draft);
         Ok(reply(info))
@@ -141,6 +154,8 @@ impl Loaded {
             cache: None,
             speculation: Speculation::default(),
             spent: None,
+            is_reading: false,
+            read: Duration::ZERO,
             is_over: false,
         })
     }
@@ -152,6 +167,23 @@ impl Loaded {
         if let (Some(draft), Some(cache)) = (draft, &drafting.cache) {
             draft.pages.keep(0, &sequence.tokens, cache);
         }
+    }
+
+    /// Notes for a sequence's draft what it was worth to an answer that was said to its end. One that was cut off says nothing of what whole ones save.
+    pub(crate) fn settle_draft(&mut self, sequence: &Sequence) {
+        let Some(drafting) = &sequence.drafting else { return };
+        let saved = drafting.speculation.saved();
+        let draft = self.drafts.values_mut().find(|draft| draft.key == drafting.key);
+        if let Some(draft) = draft
+            && (saved != 0.0 || !drafting.read.is_zero())
+        {
+            draft.outlay.observe_answer(drafting.read, saved);
+        }
+    }
+
+    /// Returns how many tokens of texts a draft has read, beside those that it read with guesses: what it costs where nothing is guessed.
+    pub fn draft_tokens_read(&self, name: &str) -> Option<usize> {
+        self.drafts.get(name).map(|draft| draft.n_read)
     }
 
     /// Has drafts guess for the sequences that go on, have no guess yet and for which it may pay.

@@ -232,6 +232,7 @@ impl Loaded {
             text: &text,
             done,
         });
+        self.settle_draft(&sequence);
         self.keep(&sequence);
     }
 

@@ -31,7 +31,7 @@ impl Wish<'_> {
 }
 
 impl Draft {
-    /// Makes a sequence's wish for `len` tokens of guess, from what is known of its text. Nothing when this draft cannot follow it.
+    /// Makes a sequence's wish for `len` tokens of guess, from what is known of its text. Nothing when this draft cannot follow it, or reading it would not pay.
     pub(super) fn begin<'a>(&mut self, sequence: &'a mut Sequence, len: usize) -> Option<Wish<'a>> {
         let Sequence {
             tokens,
@@ -47,7 +47,8 @@ impl Draft {
         let cache = cache.unwrap_or_else(|| self.pages.begin(0, tokens, capacity_tokens));
         let vocab_size = self.model.config().vocab_size;
         let is_strange = tokens[cache.len()..].iter().any(|&token| token as usize >= vocab_size);
-        if is_strange || tokens.len() + len > capacity_tokens {
+        let lag = tokens.len() - cache.len();
+        if is_strange || tokens.len() + len > capacity_tokens || !self.is_worth_reading(drafting, lag) {
             drafting.give_up();
             return None;
         }
@@ -58,6 +59,14 @@ impl Draft {
             cache,
             len,
         })
+    }
+
+    /// Judges once for each stretch that is too long to be read with a guess.
+    fn is_worth_reading(&mut self, drafting: &mut Drafting, lag: usize) -> bool {
+        let is_long = lag > LAG_MAX;
+        let is_worth = !is_long || drafting.is_reading || self.outlay.is_worth(lag);
+        drafting.is_reading = is_long && is_worth;
+        is_worth
     }
 
     /// Guesses for those that this draft has caught up with. The others are read on, a chunk of all of them together.
@@ -114,7 +123,15 @@ impl Draft {
         let fed = shares(&behind, CHUNK_TOKENS);
         if fed.iter().any(|&n_tokens| n_tokens > 0) {
             let fed = self.make_room(wishes, fed);
+            let n_fed: usize = fed.iter().sum();
+            let begun = Instant::now();
             self.forward(wishes, &fed, 0)?;
+            let elapsed = begun.elapsed();
+            self.n_read += n_fed;
+            self.outlay.observe_reading(elapsed, n_fed);
+            for (wish, &n_tokens) in wishes.iter_mut().zip(&fed).filter(|(_, n_tokens)| **n_tokens > 0) {
+                wish.drafting.read += elapsed.mul_f64(n_tokens as f64 / n_fed as f64);
+            }
         }
         Ok(())
     }

@@ -122,6 +122,24 @@ fn wrong_guesses_leave_nothing_behind() {
     assert_saves_steps(&mut session, prompt);
 }
 
+/// A draft that is never right reads long texts for nothing. The first few show it, and from then on most are left unread, whatever a single step took here.
+#[test]
+fn texts_are_not_read_for_guesses_that_do_not_pay() {
+    let mut random = Random(8);
+    let mut session = session(LoadOptions::default());
+    const N_PROMPT: usize = 300;
+    for index in 0..40 {
+        let prompt = random.tokens(N_PROMPT);
+        let expected = session.run(of(prompt.clone(), 16, None));
+        let answer = session.run(of(prompt, 16, Some("other")));
+        assert_eq!(answer.ids, expected.ids, "{index}");
+    }
+    let n_read = session.model.draft_tokens_read("other").unwrap();
+    assert!((N_PROMPT..30 * N_PROMPT).contains(&n_read), "{n_read}");
+    assert_eq!(session.model.draft_tokens_read("same"), Some(0));
+    assert_eq!(session.model.account_fault(), None);
+}
+
 /// Many on few pages, of the base and of the drafts, some cancelled in the middle: what survives says what it says alone, and every page is accounted for.
 #[test]
 fn a_crowd_with_drafts() {
