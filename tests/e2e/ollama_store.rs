@@ -119,6 +119,39 @@ fn a_gguf_model_goes_as_it_is() {
     assert_eq!(shown.trim_end(), "{{ .System }}{{ .Prompt }}");
 }
 
+/// A draft stays behind, which is told; without one nothing is.
+#[test]
+fn a_draft_that_stays_behind_is_told() {
+    let desk = Desk::new();
+    for (name, seed) in [("base", 1), ("small", 2)] {
+        gguf::write(&desk.path().join(format!("{name}.gguf")), Shape::small(seed), name);
+    }
+    let recipe = desk.write(
+        "Modelfile",
+        "FROM ./base.gguf\nDRAFT ./small.gguf\nPARAMETER temperature 0\n",
+    );
+    desk.run(["create", "fast", "-f", &recipe]).ok();
+    let ran = desk.run(["export", "fast", "out", "--to", "ollama"]);
+    assert!(
+        ran.err.contains("warning: the draft `draft` is left out") && ran.err.contains("--to bundle"),
+        "{}",
+        ran.err
+    );
+    ran.ok();
+    let (manifest, _) = read(&desk.path().join("out"), "fast/latest");
+    assert!(
+        types(&manifest)
+            .iter()
+            .all(|kind| kind.starts_with("application/vnd.ollama.image.")),
+        "{manifest}"
+    );
+    let recipe = desk.write("Modelfile", "FROM ./base.gguf\n");
+    desk.run(["create", "plain", "-f", &recipe]).ok();
+    let ran = desk.run(["export", "plain", "out", "--to", "ollama"]);
+    assert!(!ran.err.contains("draft"), "{}", ran.err);
+    ran.ok();
+}
+
 #[test]
 fn what_ollama_cannot_take_is_told() {
     let desk = Desk::with_quick();

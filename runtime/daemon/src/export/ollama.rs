@@ -4,6 +4,7 @@
 //! base    a GGUF file as it is stored; else a plugin makes one (of a directory, of a split file, merged, quantized, with a template inside)
 //! adapter as it is stored where it is GGUF; else a plugin makes that
 //! texts   as they are stored, but a template only where it is one of Go's
+//! draft   left out, and said: Ollama has none. What the model says is the same without it
 //! ```
 //! The target is a store like ours and is written as ours is: blobs first, each renamed into its place; the manifest last; blobs that are there already stay.
 //! A kill leaves blobs that no manifest names, which Ollama removes at its next start.
@@ -44,6 +45,14 @@ const MODELS: &str = "models";
 
 /// What is told of a model that Ollama has no template for.
 const NO_TEMPLATE: &str = "warning: the model has no Go template, and Ollama looks for one when it creates a model, not when it opens a store: until it has one, the words of a chat may come without their roles";
+
+/// Says that a draft stays behind.
+fn no_draft(draft: &AdapterSpec) -> String {
+    format!(
+        "warning: the draft `{}` is left out, for Ollama has none: the model says the same without it, in more time; `--to bundle` keeps it",
+        draft.name
+    )
+}
 
 /// A model that was asked for, and how its parts come to be.
 pub(crate) struct Order {
@@ -255,6 +264,9 @@ pub(super) async fn run(app: Arc<App>, order: Order, lines: Lines) -> Result<Exp
     };
     if !layers.iter().any(|layer| layer.media_type == media::TEMPLATE) {
         let _ = lines.send(Progress::status(NO_TEMPLATE).into()).await;
+    }
+    if let Some(draft) = &stored.draft {
+        let _ = lines.send(Progress::status(no_draft(draft)).into()).await;
     }
     let _ = lines.send(Progress::status("writing manifest").into()).await;
     let source = app.library.registry.clone();
