@@ -24,7 +24,13 @@ pub(crate) fn ps(context: &Context, arguments: &Listing) -> Outcome {
     if arguments.json {
         return output::json(&answer);
     }
-    output::print(&table(&answer.models, SystemTime::now()).render(output::width()))
+    output::print(&table(&answer.models, SystemTime::now()).render(output::width()))?;
+    for model in &answer.models {
+        for note in &model.notes {
+            output::warn(&format!("{}: {note}", model.name));
+        }
+    }
+    Ok(())
 }
 
 fn table(models: &[ProcessModel], now: SystemTime) -> Table {

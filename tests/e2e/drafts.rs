@@ -56,6 +56,7 @@ fn a_model_says_with_its_draft_what_it_says_without() {
     assert!(desk.run(["ps"]).ok().contains("small:latest"));
     let shown = desk.run(["show", "fast"]).ok();
     assert!(shown.contains("Draft\n  small:latest   llama BF16"), "{shown}");
+    assert!(!desk.run(["ps"]).err.contains("not used"));
     // Its own name goes, and a worker that knows nothing of it comes.
     desk.run(["rm", "small"]).ok();
     desk.run(["stop", "fast"]).ok();

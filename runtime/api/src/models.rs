@@ -122,7 +122,7 @@ pub struct ShowWitness {
     /// Facts about the draft, as the plugin found them.
     #[serde(skip_serializing_if = "Map::is_empty")]
     pub draft_info: Map<String, Value>,
-    /// What a reader should know, such as a template that is not used.
+    /// What a reader should know, such as a template or, while the model is loaded, a draft that is not used.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
     /// Version of the program that the model needs at least.
@@ -170,6 +170,9 @@ pub struct ProcessModel {
     /// Ours: drafts that are loaded beside it; `size` counts them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub drafts: Vec<String>,
+    /// Ours: what a person should know of it, such as a draft that is not used, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Ours: process that computes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub worker_pid: Option<u32>,

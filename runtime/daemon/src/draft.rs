@@ -1,13 +1,15 @@
 //! The draft of a request: reckoned with the base, attached beside it when there is room, and left out when there is not.
 //!
-//! An answer is the same with a draft and without: what hinders it is logged, and never fails a request.
+//! An answer is the same with a draft and without: what hinders it never fails a request. It is logged once, and stands in `/api/ps` and `/api/show` for as long as it
+//! lasts. A draft that its worker refused is not tried again there: the files are the same, and each try would read them all.
 
+use witness_diagnostics::Kind;
 use witness_plugin_protocol::{AdapterSpec, DraftOptions, ModelInfo};
 
 use crate::app::App;
 use crate::limits::DRAFT_PARALLEL_MAX;
 use crate::models::handle::Held;
-use crate::models::slot::AdapterUse;
+use crate::models::slot::{AdapterUse, DraftOff};
 use crate::models::stored::Stored;
 use crate::reckon::{CachePlan, Reckoning, lease_of, reckon};
 
@@ -29,9 +31,14 @@ pub(crate) async fn attach(app: &App, stored: &Stored, held: &Held) -> Option<Ad
     if let Some(draft) = slot.hold_attached(spec) {
         return Some(draft);
     }
+    if matches!(slot.draft_off(spec), Some(DraftOff::Refused(_))) {
+        return None;
+    }
     let reckoning = reckon_draft(app, stored, slot.reply.num_ctx)?;
     if !app.models.grow(slot, reckoning.total()).await {
-        tracing::info!(model = %stored.name, draft = %spec.name, bytes = reckoning.total(), "there is no room for its draft now");
+        if slot.set_draft_off(spec, DraftOff::NoRoom) {
+            tracing::info!(model = %stored.name, draft = %spec.name, bytes = reckoning.total(), "there is no room for its draft now");
+        }
         return None;
     }
     let options = DraftOptions {
@@ -46,10 +53,25 @@ pub(crate) async fn attach(app: &App, stored: &Stored, held: &Held) -> Option<Ad
             Some(draft)
         }
         Err(diagnostic) => {
-            tracing::warn!(model = %stored.name, draft = %spec.name, "it runs without its draft: {diagnostic}");
+            // Too many at once are fewer in a while; whatever else is wrong with it stays so.
+            let is_for_good = diagnostic.kind != Kind::Busy;
+            if !is_for_good || slot.set_draft_off(spec, DraftOff::Refused(diagnostic.to_string())) {
+                tracing::warn!(model = %stored.name, draft = %spec.name, is_for_good, "it runs without its draft: {diagnostic}");
+            }
             None
         }
     }
+}
+
+/// Says why the draft of a model is not used by the worker that is loaded for it, if it is not.
+pub(crate) async fn note(app: &App, stored: &Stored) -> Option<String> {
+    let (spec, _) = draft_of(stored)?;
+    let snapshot = app.models.snapshot().await?;
+    let mut loaded = snapshot
+        .loaded
+        .iter()
+        .filter(|loaded| loaded.view.key == stored.base_key);
+    loaded.find_map(|loaded| Some(loaded.slot.draft_off(spec)?.note(&spec.name)))
 }
 
 fn draft_of(stored: &Stored) -> Option<(&AdapterSpec, &ModelInfo)> {

@@ -3,7 +3,7 @@
 //! The base is loaded once; adapters come and go beside it. An adapter's name inside the worker carries a digest of its files, because
 //! two models on one base may both call theirs `default`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use witness_api::ModelDetails;
@@ -25,6 +25,8 @@ pub(crate) struct Slot {
     /// Keeps the files of the base where they are. Adapters bring their own.
     _lease: Lease,
     attached: Mutex<Attached>,
+    /// Why drafts are not used, by their names in the worker: as good as known for as long as the worker lives, for neither its base nor a draft's files change.
+    drafts_off: Mutex<BTreeMap<String, DraftOff>>,
     /// Held while adapters are attached or detached, so that each is attached once.
     changing: tokio::sync::Mutex<()>,
 }
@@ -54,6 +56,15 @@ struct AttachedAdapter {
     _lease: Lease,
 }
 
+/// Why a draft is not used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum DraftOff {
+    /// There was no room for it; there may be later.
+    NoRoom,
+    /// The worker refused it, and would again.
+    Refused(String),
+}
+
 /// Holds an adapter or a draft in its place while an answer uses it.
 pub(crate) struct AdapterUse {
     slot: Arc<Slot>,
@@ -78,6 +89,7 @@ impl Slot {
             label: Mutex::new(label),
             _lease: lease,
             attached: Mutex::default(),
+            drafts_off: Mutex::default(),
             changing: tokio::sync::Mutex::new(()),
         }
     }
@@ -106,11 +118,27 @@ impl Slot {
             .adapters
             .iter()
             .filter(|(_, adapter)| adapter.is_draft == of_drafts)
-            .map(|(name, _)| name.split('@').next().unwrap_or_default().to_owned())
+            .map(|(name, _)| without_digest(name).to_owned())
             .collect();
         names.sort();
         names.dedup();
         names
+    }
+
+    /// Returns why a draft is not used, if it is not.
+    pub(crate) fn draft_off(&self, spec: &AdapterSpec) -> Option<DraftOff> {
+        self.drafts_off().get(&name_in_worker(spec)).cloned()
+    }
+
+    /// Notes why a draft is not used. Returns whether that is news.
+    pub(crate) fn set_draft_off(&self, spec: &AdapterSpec, off: DraftOff) -> bool {
+        self.drafts_off().insert(name_in_worker(spec), off.clone()) != Some(off)
+    }
+
+    /// Returns what a person should know of the drafts that are not used, a sentence each.
+    pub(crate) fn draft_notes(&self) -> Vec<String> {
+        let off = self.drafts_off();
+        off.iter().map(|(name, off)| off.note(without_digest(name))).collect()
     }
 
     /// Returns what the base and all that is attached to it take.
@@ -161,6 +189,7 @@ impl Slot {
             _lease: lease,
         };
         self.attached().adapters.insert(name.clone(), adapter);
+        self.drafts_off().remove(&name);
         // It was inserted two lines above and only `make_room`, under the same lock, removes.
         let held = self.hold(&name).ok_or_else(super::library::shutting_down)?;
         Ok((held, true))
@@ -237,6 +266,26 @@ impl Slot {
     fn attached(&self) -> MutexGuard<'_, Attached> {
         self.attached.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn drafts_off(&self) -> MutexGuard<'_, BTreeMap<String, DraftOff>> {
+        self.drafts_off.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl DraftOff {
+    /// Says what is so, and what to do about it.
+    pub(crate) fn note(&self, draft: &str) -> String {
+        match self {
+            DraftOff::NoRoom => format!(
+                "draft `{draft}` is not used: there is no room for it beside the other models; `witness stop` one, or raise `memory_budget`"
+            ),
+            DraftOff::Refused(why) => format!("draft `{draft}` is not used until the model is loaded again: {why}"),
+        }
+    }
+}
+
+fn without_digest(name_in_worker: &str) -> &str {
+    name_in_worker.split('@').next().unwrap_or_default()
 }
 
 /// Returns the adapter's name with a digest of its files.

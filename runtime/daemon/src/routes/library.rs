@@ -64,6 +64,7 @@ pub(super) async fn ps(State(app): State<Arc<App>>) -> Reply {
                 context_length: loaded.slot.reply.num_ctx,
                 adapters: loaded.slot.adapter_names(),
                 drafts: loaded.slot.draft_names(),
+                notes: loaded.slot.draft_notes(),
                 worker_pid: Some(loaded.slot.worker.pid()),
                 running: Some(loaded.view.running as u64),
             }

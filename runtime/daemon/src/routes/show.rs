@@ -10,6 +10,7 @@ use witness_registry::media;
 
 use crate::app::App;
 use crate::body::Json;
+use crate::draft;
 use crate::modelfile;
 use crate::models::stored::Stored;
 use crate::reckon::details;
@@ -35,6 +36,7 @@ pub(super) async fn show(State(app): State<Arc<App>>, Json(request): Json<ShowRe
     if stored.manifest.layers_of(media::PROJECTOR).next().is_some() {
         notes.push("its projector is not used: images are not supported yet".to_owned());
     }
+    notes.extend(draft::note(&app, &stored).await);
     let witness = stored.config.witness.as_ref();
     let mut capabilities = info.capabilities.clone();
     if capabilities.is_empty() {

@@ -153,19 +153,64 @@ async fn what_cannot_be_a_draft_is_refused() {
     }
 }
 
-/// Without room, or without luck, the base answers alone.
-#[tokio::test]
-async fn a_draft_that_cannot_be_attached_is_left_out() {
-    let daemon = with_draft(&[("memory_budget", "530")]).await;
-    ask(&daemon, "m").await;
-    assert_eq!(used(&daemon), [None]);
-    assert_eq!(daemon.get("/api/ps").await.json()["models"][0]["size"], 500);
+/// Returns what `ps` and `show` note about a model's draft, nothing where they do not.
+async fn notes(daemon: &TestDaemon, model: &str) -> [Option<String>; 2] {
+    let ps = daemon.get("/api/ps").await.json();
+    let shown = daemon.post("/api/show", &json!({"model": model})).await.json();
+    [&ps["models"][0]["notes"], &shown["witness"]["notes"]].map(|notes| {
+        let mut texts = notes.as_array().into_iter().flatten().filter_map(Value::as_str);
+        texts.find(|text| text.starts_with("draft ")).map(str::to_owned)
+    })
+}
 
+/// Without room the base answers alone, and whoever asks is told.
+#[tokio::test]
+async fn a_draft_without_room_is_left_out() {
+    let daemon = with_draft(&[("memory_budget", "530")]).await;
+    for _ in 0..2 {
+        ask(&daemon, "m").await;
+    }
+    assert_eq!(used(&daemon), [None, None]);
+    assert_eq!(daemon.get("/api/ps").await.json()["models"][0]["size"], 500);
+    for note in notes(&daemon, "m").await {
+        let note = note.unwrap();
+        assert!(
+            note.contains("draft `small:latest` is not used: there is no room"),
+            "{note}"
+        );
+        assert!(note.contains("memory_budget"), "{note}");
+    }
+}
+
+/// One that its worker refuses is tried once in that worker's life, and whoever asks is told why.
+#[tokio::test]
+async fn a_draft_that_is_refused_is_not_tried_again() {
     let daemon = with_draft(&[]).await;
     daemon.create("broken", "weights 40\ndraft-error out of luck").await;
     let body = json!({"model": "n", "from": "plain", "draft": "broken", "stream": false});
     assert_eq!(create(&daemon, body).await.status, StatusCode::OK);
-    ask(&daemon, "n").await;
-    assert_eq!(used(&daemon), [None]);
+    assert_eq!(notes(&daemon, "n").await, [None, None]);
+    for _ in 0..3 {
+        ask(&daemon, "n").await;
+    }
+    assert_eq!(used(&daemon), [None, None, None]);
+    assert_eq!(daemon.fake.drafts_tried(), 1);
     assert_eq!(daemon.get("/api/ps").await.json()["models"][0]["size"], 500);
+    for note in notes(&daemon, "n").await {
+        let note = note.unwrap();
+        assert!(
+            note.contains("draft `broken:latest` is not used until the model is loaded again"),
+            "{note}"
+        );
+        assert!(note.contains("out of luck"), "{note}");
+    }
+    // It hinders no other draft of the same base, and a new worker tries again.
+    ask(&daemon, "m").await;
+    assert!(used(&daemon)[3].as_ref().unwrap().starts_with("small:latest@"));
+    assert_eq!(notes(&daemon, "m").await[1], None);
+    let unloaded = daemon.post("/api/witness/unload", &json!({"model": "n"})).await;
+    assert_eq!(unloaded.json()["unloaded"], true, "{}", unloaded.text());
+    assert_eq!(notes(&daemon, "n").await, [None, None]);
+    ask(&daemon, "n").await;
+    assert_eq!(daemon.fake.drafts_tried(), 3);
 }

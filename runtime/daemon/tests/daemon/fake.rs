@@ -31,6 +31,8 @@ pub(crate) struct FakeEngine {
     pub(crate) inspections: AtomicUsize,
     /// Adapters attached, all in all.
     pub(crate) attached: Arc<AtomicUsize>,
+    /// Drafts that workers were told to attach, all in all.
+    drafts_tried: Arc<AtomicUsize>,
     /// Answers that run now.
     pub(crate) running: Arc<watch::Sender<usize>>,
     /// Requests as they came to a worker.
@@ -48,6 +50,10 @@ pub(crate) struct FakeEngine {
 impl FakeEngine {
     pub(crate) fn loads(&self) -> usize {
         self.loads.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn drafts_tried(&self) -> usize {
+        self.drafts_tried.load(Ordering::SeqCst)
     }
 
     /// Waits until so many answers run.
@@ -163,6 +169,7 @@ impl Engine for FakeEngine {
                 num_ctx,
                 death: watch::Sender::new(None),
                 attached: Arc::clone(&self.attached),
+                drafts_tried: Arc::clone(&self.drafts_tried),
                 running: Arc::clone(&self.running),
                 requests: Arc::clone(&self.requests),
                 stopped: Arc::clone(&self.stopped),
@@ -321,6 +328,7 @@ struct FakeWorker {
     num_ctx: u64,
     death: watch::Sender<Option<Diagnostic>>,
     attached: Arc<AtomicUsize>,
+    drafts_tried: Arc<AtomicUsize>,
     running: Arc<watch::Sender<usize>>,
     requests: Arc<Mutex<Vec<GenerateRequest>>>,
     stopped: Arc<AtomicUsize>,
@@ -342,6 +350,7 @@ impl Worker for FakeWorker {
             self.attached.fetch_add(1, Ordering::SeqCst);
             let content = std::fs::read_to_string(&adapter.files[0].path).unwrap();
             if draft.is_some() {
+                self.drafts_tried.fetch_add(1, Ordering::SeqCst);
                 if let Some(text) = value(&content, "draft-error") {
                     return Err(refusal(text));
                 }
