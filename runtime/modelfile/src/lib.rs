@@ -14,7 +14,7 @@
 //! Ours beyond it:
 //! - `ADAPTER ./dir AS name` names an adapter, so that several can stand on one base. Without `AS` it is Ollama's line. Quote a path that ends
 //!   in ` AS word` itself.
-//! - `DRAFT` names a small model that guesses tokens ahead of the base, as `FROM` names one; one a file, and not beside `TRAIN`.
+//! - `DRAFT` names a small model that guesses tokens ahead of the base, as `FROM` names one; one a file, and not beside `TRAIN`. No `ADAPTER` goes on it.
 //! - `SYSTEM <<<END`, lines, `END` on a line of its own: for a value with a line that ends in `"""`, which quotes cannot hold.
 //! - `DATASET path.. [AS validation]`, `TRAIN lora|qlora|full` and `HYPER key value` train the model before it is stored. A path with
 //!   blanks stands in `"..."`. What keys there are is not known here: see the crate `witness-recipe`.
