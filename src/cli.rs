@@ -202,7 +202,8 @@ worst hundredth of tokens; SAME TOP how often both think the same token the like
 
 OF LIMIT is the share of what this machine could do at most, as the last line says: answers are limited by reading
 memory, prompts by multiplying. Chats begin all at once; their tokens a second count everything from then to the last
-token, prompts too. Memory is the most that was resident, with mapped files. For `--chats` and `--seen` the model is
+token, prompts too; of the times between tokens the table has the median, the 99th percentile and the longest, which is percentile
+100 in the JSON. Memory is the most that was resident, with mapped files. For `--chats` and `--seen` the model is
 loaded anew, and unloaded. Nothing else should run meanwhile.")]
     Bench(Bench),
     /// Weigh the columns of a model's matrices on a text, for a better small model

@@ -11,7 +11,7 @@ use witness_diagnostics::{Diagnostic, Kind};
 
 use crate::cli::Bench;
 use crate::context::Outcome;
-use crate::render::speed::Test;
+use crate::render::speed::{LONGEST, Test};
 
 /// Contexts are asked for in such steps: `llama-server` rounds to them.
 const CONTEXT_STEP: u64 = 256;
@@ -155,7 +155,7 @@ impl Load {
             n_tokens as f64 / taken.as_secs_f64(),
         );
         let gaps = sorted_gaps(&answers);
-        for percentile in [50, 99] {
+        for percentile in [50, 99, LONGEST] {
             if let Some(gap) = at_percentile(&gaps, percentile) {
                 let test = Test::BetweenTokens {
                     chats: n_chats,

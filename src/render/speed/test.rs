@@ -3,6 +3,9 @@
 use serde_json::{Value, json};
 use witness_api::SpeedCase;
 
+/// The percentile that is the longest time of all.
+pub(crate) const LONGEST: u64 = 100;
+
 /// Something that was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Test {
@@ -12,7 +15,7 @@ pub(crate) enum Test {
     FirstToken { prompt: u64, seen: u64 },
     /// Tokens a second of all chats together.
     Chats { chats: u64, prompt: u64, generate: u64 },
-    /// Milliseconds that so many of a hundred tokens come within, behind the one before.
+    /// Milliseconds that so many of a hundred tokens come within, behind the one before; [`LONGEST`] is what every one did.
     BetweenTokens { chats: u64, percentile: u64 },
     /// Bytes that were resident.
     Memory(Place, Share),
@@ -107,6 +110,9 @@ impl Test {
                 prompt,
                 generate,
             } => format!("{chats} chats, {generate} behind {prompt}"),
+            Test::BetweenTokens {
+                percentile: LONGEST, ..
+            } => "  between tokens, max".to_owned(),
             Test::BetweenTokens { percentile, .. } => format!("  between tokens, p{percentile}"),
             Test::Memory(place, Share::Peak) => match place {
                 Place::Engine => "peak memory".to_owned(),
