@@ -50,11 +50,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("template", &["diagnostics"]),
     ("tokenizer", &["formats", "diagnostics"]),
     ("conversion", &["formats", "tokenizer", "diagnostics"]),
-    ("model", &["kernels", "quantization", "formats", "diagnostics"]),
-    ("quantization", &["formats", "diagnostics"]),
-    ("kernels", &["formats", "diagnostics"]),
+    // One word holds a whole process to fewer instructions, so whoever chooses functions by them asks one crate.
+    (
+        "model",
+        &["kernels", "quantization", "instructions", "formats", "diagnostics"],
+    ),
+    ("quantization", &["instructions", "formats", "diagnostics"]),
+    ("kernels", &["instructions", "formats", "diagnostics"]),
+    ("instructions", &["diagnostics"]),
     // A frozen base is trained on as it lies in its file, so its blocks are decoded there.
-    ("training", &["quantization", "formats", "diagnostics"]),
+    ("training", &["quantization", "instructions", "formats", "diagnostics"]),
     ("dataset", &["diagnostics"]),
     ("trackers", &["diagnostics"]),
     ("sampling", &[]),
@@ -70,6 +75,7 @@ const PLUGIN: &[&str] = &[
     "model",
     "batching",
     "kernels",
+    "instructions",
     "formats",
     "tokenizer",
     "conversion",
@@ -112,6 +118,7 @@ const UNSAFE: &[&str] = &[
     "quantization",
     "training",
     "kernels",
+    "instructions",
     "model",
 ];
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use serde_json::Value;
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_formats::gguf::Writer;
+use witness_instructions::Isa;
 use witness_plugin_protocol::{
     ModelForm, PlannedTensor, TransformEvent, TransformPlan, TransformReply, TransformRequest,
 };
 use witness_plugin_sdk::{Job, JobEvents};
-use witness_quantization::Isa;
 
 use crate::base::{Base, Model};
 use crate::directory::Layout;
@@ -71,7 +71,7 @@ impl Job for CpuQuantize {
 /// # Errors
 /// The request is refused.
 pub fn plan(request: &TransformRequest) -> std::result::Result<TransformPlan, Diagnostic> {
-    hold_instructions()?;
+    Isa::hold_to_setting()?;
     let base = Base::open(request)?;
     match request.form {
         ModelForm::Gguf => {
@@ -100,7 +100,7 @@ pub fn plan(request: &TransformRequest) -> std::result::Result<TransformPlan, Di
 /// # Errors
 /// The request is refused, the disk is full, a tensor holds what is no number, or the host asked to stop. What lies in the directory then is of no use.
 pub fn run(request: &TransformRequest, progress: &mut dyn Progress) -> std::result::Result<TransformReply, Diagnostic> {
-    hold_instructions()?;
+    Isa::hold_to_setting()?;
     if !request.directory.is_absolute() || !request.directory.is_dir() {
         return Err(refused(
             "directory",
@@ -263,31 +263,6 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         // What cannot be removed goes with the directory of the job.
         let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// Holds the codecs of this process to the instruction set that the setting `isa` names.
-fn hold_instructions() -> Result<()> {
-    let Ok(asked) = std::env::var("WITNESS_ISA") else {
-        return Ok(());
-    };
-    if asked.is_empty() {
-        return Ok(());
-    }
-    match Isa::within(&asked) {
-        Some(isa) => {
-            isa.hold();
-            Ok(())
-        }
-        None => {
-            let here: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
-            Err(
-                refused("isa", format!("this machine has no instruction set `{asked}`")).hint(format!(
-                    "`isa` (WITNESS_ISA) is one of {}, or left out",
-                    here.join(", ")
-                )),
-            )
-        }
     }
 }
 

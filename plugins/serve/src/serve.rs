@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use witness_diagnostics::{Diagnostic, Kind};
-use witness_kernels::Isa;
+use witness_instructions::Isa;
 use witness_model::{KvPool, KvShape, KvType, Model, PAGE_TOKENS, Threads};
 use witness_plugin_protocol::{
     GenerateRequest, InspectReply, InspectRequest, LoadAdapterReply, LoadAdapterRequest, LoadReply, LoadRequest,
@@ -47,7 +47,7 @@ impl Serve for CpuServe {
     type Model = Loaded;
 
     fn init(_init: &Init) -> Result<Self, Diagnostic> {
-        hold_instructions()?;
+        Isa::hold_to_setting()?;
         Ok(Self::default())
     }
 
@@ -237,24 +237,4 @@ fn bad_option(name: &str, value: u64, wanted: &str) -> Diagnostic {
     let message = format!("`{name}` is {value}; it must be {wanted}");
     Diagnostic::new("witness::serve::bad_option", Kind::Invalid, message)
         .hint("change it in the request or the Modelfile")
-}
-
-/// Holds the kernels of this process to the instruction set that the setting `isa` names.
-fn hold_instructions() -> Result<(), Diagnostic> {
-    let asked = match std::env::var("WITNESS_ISA") {
-        Ok(asked) if !asked.is_empty() => asked,
-        _ => return Ok(()),
-    };
-    let Some(isa) = Isa::within(&asked) else {
-        let here: Vec<&str> = Isa::available().into_iter().map(Isa::name).collect();
-        let message = format!("`isa` is `{asked}`, which this machine does not have");
-        return Err(
-            Diagnostic::new("witness::serve::bad_option", Kind::Invalid, message).hint(format!(
-                "set `isa` (WITNESS_ISA) to one of {}, or leave it out",
-                here.join(", ")
-            )),
-        );
-    };
-    isa.hold();
-    Ok(())
 }

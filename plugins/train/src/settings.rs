@@ -3,8 +3,9 @@
 use serde_json::{Map, Value, json};
 use witness_diagnostics::Diagnostic;
 use witness_formats::hf::DecoderConfig;
+use witness_instructions::{Isa, Level};
 use witness_plugin_protocol::{self as wire, Compat, ExcessLength, TrainMethod, TrainSettings, When};
-use witness_training::{BaseStorage, Compute, Isa, LoraMethod, Method, Recompute, TrainerOptions};
+use witness_training::{BaseStorage, Compute, LoraMethod, Method, Recompute, TrainerOptions};
 
 use crate::error::setting;
 use crate::rates;
@@ -150,9 +151,9 @@ pub(crate) fn compute(settings: &TrainSettings) -> Compute {
         wire::Compute::F32 => Compute::F32,
         wire::Compute::Bf16 => Compute::Bf16,
         // Where there are quick products of bf16.
-        wire::Compute::Auto => match Isa::current().name() {
-            "avx512bf16" | "amx" => Compute::Bf16,
-            _ => Compute::F32,
+        wire::Compute::Auto => match Isa::current().at_least(Level::Avx512Bf16) {
+            true => Compute::Bf16,
+            false => Compute::F32,
         },
     }
 }

@@ -5,10 +5,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use serde_json::Value;
 use witness_diagnostics::{Diagnostic, Kind};
+use witness_instructions::Isa;
 use witness_plugin_protocol::{TrainPlan, TrainRequest};
 use witness_plugin_sdk::{Job, JobEvents};
 use witness_template::CivilTime;
-use witness_training::Isa;
 
 use crate::prepare::prepare;
 use crate::trial;
@@ -18,12 +18,12 @@ pub struct CpuTrain;
 
 impl Job for CpuTrain {
     fn plan(request: Value) -> Result<Value, Diagnostic> {
-        hold_instructions()?;
+        Isa::hold_to_setting()?;
         encode(&plan(&decode(request)?)?)
     }
 
     fn run(request: Value, events: &mut JobEvents<'_>) -> Result<Value, Diagnostic> {
-        hold_instructions()?;
+        Isa::hold_to_setting()?;
         encode(&crate::run::run(&decode(request)?, events)?)
     }
 }
@@ -46,14 +46,6 @@ pub fn plan(request: &TrainRequest) -> Result<TrainPlan, Diagnostic> {
         plan.seconds = Some(trial::seconds(&prepared)?);
     }
     Ok(plan)
-}
-
-/// Holds the kernels of this process to the instruction set that the setting `isa` names.
-fn hold_instructions() -> Result<(), Diagnostic> {
-    match std::env::var("WITNESS_ISA") {
-        Ok(name) if !name.is_empty() => Ok(Isa::hold(&name).map(drop)?),
-        _ => Ok(()),
-    }
 }
 
 fn decode(request: Value) -> Result<TrainRequest, Diagnostic> {

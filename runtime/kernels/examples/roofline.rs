@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use witness_formats::gguf::GgmlType;
-use witness_kernels::{Activations, Buffer, Isa, KernelError, PackedMatrix, PlainMatrix, Pool, is_plain, limits};
+use witness_instructions::Isa;
+use witness_kernels::{Activations, Buffer, KernelError, PackedMatrix, PlainMatrix, Pool, is_plain, limits};
 
 const SHAPES: [(usize, usize); 4] = [(2_048, 2_048), (8_192, 2_048), (2_048, 8_192), (128_256, 2_048)];
 const TYPES: [GgmlType; 8] = [
@@ -27,10 +28,7 @@ const TOKENS: usize = 512;
 const BYTES: usize = 384 << 20;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    if let Some(name) = std::env::var("WITNESS_ISA").ok().filter(|name| !name.is_empty()) {
-        let isa = Isa::within(&name).ok_or("WITNESS_ISA names no instructions of this processor")?;
-        isa.hold();
-    }
+    Isa::hold_to_setting()?;
     let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
     let n_threads = std::env::var("THREADS")
         .ok()

@@ -16,11 +16,12 @@ mod avx2;
 use std::ops::Range;
 use std::sync::Mutex;
 
+use witness_instructions::Isa;
+#[cfg(target_arch = "x86_64")]
+use witness_instructions::Level;
+
 use crate::error::{KernelError, Result};
 use crate::format::BLOCK;
-use crate::isa::Isa;
-#[cfg(target_arch = "x86_64")]
-use crate::isa::Level;
 use crate::pool::Pool;
 
 /// Most tokens that one call of a kernel takes: enough that unpacking the weights costs little beside the products.
@@ -199,9 +200,9 @@ fn sizes(n_tokens: usize) -> impl Iterator<Item = usize> {
 type Round = unsafe fn(&[f32], usize, &mut [Record]);
 
 fn rounding(isa: Isa) -> Round {
-    match isa.level() {
+    match isa {
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 | Level::Avx512 | Level::Avx512Vnni | Level::Amx => round_avx2,
+        isa if isa.at_least(Level::Avx2) => round_avx2,
         _ => round_plain,
     }
 }

@@ -33,10 +33,10 @@ mod vnni;
 use std::ops::Range;
 
 use witness_formats::gguf::GgmlType;
+use witness_instructions::{Isa, Level};
 
 use crate::activations::Record;
 use crate::format::{self, BLOCK, Codes, Format, Scales, TILE_ROWS, VECTOR};
-use crate::isa::{Isa, Level};
 use crate::scalar;
 use unpack::{by_sixteen, has_minimum, scales_of_block, scales_of_halves, unpack};
 
@@ -65,11 +65,11 @@ impl Kernel {
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 | Level::Avx512 => avx2::kernel(kind),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512Vnni | Level::Amx => vnni::kernel(kind),
+            Level::Avx512Vnni | Level::Avx512Bf16 | Level::Amx => vnni::kernel(kind),
             #[cfg(target_arch = "aarch64")]
             Level::DotProd => dotprod::kernel(kind),
             #[cfg(not(target_arch = "x86_64"))]
-            Level::Avx2 | Level::Avx512 | Level::Avx512Vnni | Level::Amx => None,
+            Level::Avx2 | Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 | Level::Amx => None,
             #[cfg(not(target_arch = "aarch64"))]
             Level::DotProd => None,
         };

@@ -14,7 +14,7 @@
 //!
 //! # Invariants
 //! 1. The numbers of a token depend on nothing but the weights and that token: not on how many tokens share the batch, not on the number of threads, not on the
-//!    instructions ([`Isa`]). All paths make the same integer sums and add the same f32 numbers in the same order; tests hold them to equal bits.
+//!    instructions ([`Isa`](witness_instructions::Isa)). All paths make the same integer sums and add the same f32 numbers in the same order; tests hold them to equal bits.
 //! 2. A NaN or an infinity in a token makes that token's whole output NaN with packed weights (see [`Activations`]), never an ordinary number; with plain ones it
 //!    gives what the sum of its products gives.
 //! 3. Lengths are checked before any loop; no content of weights or activations panics.
@@ -38,7 +38,6 @@
 mod activations;
 mod error;
 mod format;
-mod isa;
 mod lanes;
 pub mod limits;
 mod matrix;
@@ -54,7 +53,6 @@ mod tests;
 pub use activations::Activations;
 pub use error::{KernelError, Result};
 pub use format::{LAYOUT_VERSION, TILE_ROWS, is_packable};
-pub use isa::Isa;
 pub use matrix::PackedMatrix;
 pub use memory::Buffer;
 pub use plain::{PlainMatrix, is_plain, widen_f16};

@@ -10,9 +10,10 @@
 use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::error::Result;
 #[cfg(target_arch = "x86_64")]
-use crate::isa::{Isa, Level};
+use witness_instructions::{Isa, Level};
+
+use crate::error::Result;
 use crate::memory::{Buffer, prefetch};
 use crate::pool::Pool;
 
@@ -60,7 +61,7 @@ impl Memory {
     }
 }
 
-/// Multiplies bytes and adds them up, with the instructions of [`Isa::current`](crate::Isa::current) and factors in registers. Returns the operations.
+/// Multiplies bytes and adds them up, with the instructions of [`Isa::current`](witness_instructions::Isa::current) and factors in registers. Returns the operations.
 ///
 /// Tiles (AMX) are held to the limit of the dot products beside them, which they may pass.
 pub fn dot_bytes(pool: &Pool) -> u64 {
@@ -83,9 +84,9 @@ fn on_all(pool: &Pool, work: impl Fn(usize) -> usize + Sync) -> u64 {
 fn fmas(rounds: usize) -> usize {
     // SAFETY: an `Isa` proves the instructions.
     unsafe {
-        match Isa::current().level() {
-            Level::Avx512 | Level::Avx512Vnni | Level::Amx => fmas_avx512(rounds),
-            Level::Avx2 => fmas_avx2(rounds),
+        match Isa::current() {
+            isa if isa.at_least(Level::Avx512) => fmas_avx512(rounds),
+            isa if isa.at_least(Level::Avx2) => fmas_avx2(rounds),
             _ => fmas_plain(rounds),
         }
     }
@@ -147,9 +148,9 @@ fn fmas_avx2(rounds: usize) -> usize {
 fn dots(rounds: usize) -> usize {
     // SAFETY: an `Isa` proves the instructions.
     unsafe {
-        match Isa::current().level() {
-            Level::Avx512Vnni | Level::Amx => dots_vnni(rounds),
-            Level::Avx2 | Level::Avx512 => dots_avx2(rounds),
+        match Isa::current() {
+            isa if isa.at_least(Level::Avx512Vnni) => dots_vnni(rounds),
+            isa if isa.at_least(Level::Avx2) => dots_avx2(rounds),
             _ => dots_plain(rounds),
         }
     }

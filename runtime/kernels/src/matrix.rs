@@ -5,11 +5,11 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use witness_formats::gguf::GgmlType;
+use witness_instructions::Isa;
 
 use crate::activations::{Activations, TOKENS_MAX};
 use crate::error::{KernelError, Result};
 use crate::format::{ALIGNMENT, BLOCK, Format, LAYOUT_VERSION, TILE_ROWS};
-use crate::isa::Isa;
 use crate::lanes::amx::{self, Rows, Tiles, Unit};
 use crate::lanes::{AHEAD, Kernel};
 use crate::memory::{Buffer, Bytes};

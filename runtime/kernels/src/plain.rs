@@ -24,9 +24,9 @@ use std::sync::Arc;
 
 use half::f16;
 use witness_formats::gguf::GgmlType;
+use witness_instructions::Isa;
 
 use crate::error::{KernelError, Result};
-use crate::isa::Isa;
 use crate::matrix::check_outputs;
 use crate::memory::{Buffer, Bytes};
 use crate::output::Output;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use half::f16;
 use witness_formats::gguf::GgmlType;
+use witness_instructions::Isa;
 
 use crate::activations::{Activations, Record};
 use crate::format::{BLOCK, Format, LAYOUT_VERSION};
-use crate::isa::Isa;
 use crate::lanes::Kernel;
 use crate::matrix::PackedMatrix;
 use crate::pool::Pool;

@@ -14,7 +14,7 @@ mod support;
 
 use witness_formats::gguf::GgmlType;
 use witness_formats::gguf::rows::RowOrder;
-use witness_kernels::Isa;
+use witness_instructions::Isa;
 use witness_model::weight::PlainType;
 
 use crate::support::{Random, Spec, Tiny, quantized, run};

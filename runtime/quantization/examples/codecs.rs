@@ -5,17 +5,14 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use witness_quantization::{ENCODED, Isa, NEEDS_IMPORTANCE, decode, encode, parse_type};
+use witness_instructions::Isa;
+use witness_quantization::{ENCODED, NEEDS_IMPORTANCE, decode, encode, parse_type};
 
 const COLUMNS: usize = 4_096;
 const ROWS: usize = 1_024;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    if let Some(isa) = std::env::var("WITNESS_ISA").ok().filter(|name| !name.is_empty()) {
-        Isa::named(&isa)
-            .ok_or("WITNESS_ISA names no instructions of this processor")?
-            .hold();
-    }
+    Isa::hold_to_setting()?;
     let names: Vec<String> = std::env::args().skip(1).collect();
     let kinds = match names.is_empty() {
         true => ENCODED.to_vec(),

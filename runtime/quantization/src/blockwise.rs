@@ -9,7 +9,7 @@
 
 use std::sync::LazyLock;
 
-use crate::isa::vectorised;
+use witness_instructions::vectorised;
 
 /// How many values share a largest magnitude.
 pub const BLOCK: usize = 256;

@@ -11,9 +11,9 @@ mod grid;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use witness_formats::gguf::GgmlType;
+use witness_instructions::vectorised;
 
 use crate::error::{QuantizationError, Result};
-use crate::isa::vectorised;
 use crate::nonlinear::VALUES;
 
 /// Decodes the blocks of one or more whole rows.

@@ -14,9 +14,9 @@ mod search;
 mod small;
 
 use witness_formats::gguf::GgmlType;
+use witness_instructions::vectorised;
 
 use crate::error::{QuantizationError, Result};
-use crate::isa::vectorised;
 use crate::lanes::LANES_MAX;
 
 /// How many numbers are encoded at a time, at least: 256 KiB.

@@ -2,7 +2,7 @@
 //!
 //! What: [`encode`] for the types of [`ENCODED`] and [`decode`] for these and some more; [`Nf4Matrix`], a matrix in bitsandbytes' 4 bits; [`plan`], which gives each
 //! tensor the type that llama-quantize would give it for the name of a [`Mixture`]. What not: no file, no thread, no clock. A caller brings whole rows and spreads them over
-//! threads as it likes; the bytes do not depend on how, nor on the instructions that are used ([`Isa`]).
+//! threads as it likes; the bytes do not depend on how, nor on the instructions that are used ([`Isa`](witness_instructions::Isa)).
 //!
 //! ```
 //! use witness_formats::gguf::GgmlType;
@@ -22,7 +22,6 @@ mod decode;
 mod encode;
 mod error;
 mod grids;
-mod isa;
 mod lanes;
 mod mixture;
 mod nf4;
@@ -33,7 +32,6 @@ mod widen;
 pub use decode::{Decode, decode, decoder};
 pub use encode::{ENCODED, NEEDS_IMPORTANCE, encode};
 pub use error::{QuantizationError, Result};
-pub use isa::Isa;
 pub use mixture::{Mixture, parse_type};
 pub use nf4::{NF4_BLOCK, NF4_CODE, Nf4Matrix, Nf4Scales, encode_nf4, nf4_scales};
 pub use plan::{Choice, ModelFacts, Override, Plan, PlanOptions, Tensor, plan};

@@ -21,10 +21,10 @@ use std::ops::Range;
 
 use witness_formats::hf::four_bit::FourBit;
 use witness_formats::{FormatError, TensorRef};
+use witness_instructions::vectorised;
 
 use crate::blockwise::{BLOCK as NESTED_BLOCK, SIGNED, largest_magnitude};
 use crate::error::{QuantizationError, Result};
-use crate::isa::vectorised;
 
 /// How many values share a scale.
 pub const NF4_BLOCK: usize = 64;
@@ -472,14 +472,15 @@ fn torch_sum(values: &[f32]) -> f32 {
 mod decode {
     #![expect(unsafe_code, reason = "instructions that an `Isa` proves to be there")]
 
-    use super::{NF4_BLOCK, NF4_CODE};
     #[cfg(target_arch = "x86_64")]
-    use crate::isa::{Isa, Level};
+    use witness_instructions::{Isa, Level};
+
+    use super::{NF4_BLOCK, NF4_CODE};
 
     /// Writes the values of whole blocks; `scale` gives the scale of each by its number.
     pub(super) fn blocks(packed: &[u8], out: &mut [f32], scale: impl Fn(usize) -> f32) {
         #[cfg(target_arch = "x86_64")]
-        if Isa::current().level() >= Level::Avx2 {
+        if Isa::current().at_least(Level::Avx2) {
             // SAFETY: an `Isa` of this level or a higher one proves that the processor has AVX2.
             unsafe { avx2(packed, out, scale) };
             return;

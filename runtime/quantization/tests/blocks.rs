@@ -8,7 +8,8 @@ use std::sync::Mutex;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use witness_formats::gguf::GgmlType;
-use witness_quantization::{ENCODED, Isa, NEEDS_IMPORTANCE, QuantizationError, decode, encode};
+use witness_instructions::Isa;
+use witness_quantization::{ENCODED, NEEDS_IMPORTANCE, QuantizationError, decode, encode};
 
 #[derive(Deserialize)]
 struct Record {

@@ -239,7 +239,7 @@ pub const KEYS: &[Key] = &[
         "WITNESS_ISA",
         Shape::Text,
         Default::Unset("the best that the CPU has"),
-        "Told to plugins, which may hold their own kernels to that instruction set",
+        "Instructions that plugins compute with: `scalar`, `avx2`, `avx512`, `avx512vnni`, `avx512bf16`, `amx` or `dotprod`",
     ),
 ];
 

@@ -14,8 +14,9 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use witness_formats::hf::{DecoderConfig, HfConfig};
 use witness_formats::{FileSet, safetensors::SafeTensors};
+use witness_instructions::Isa;
 use witness_training::{
-    BaseStorage, Batch, Compute, Decay, Isa, LoraMethod, Method, Optimizer, RandomWeights, Recompute, Sample, Schedule,
+    BaseStorage, Batch, Compute, Decay, LoraMethod, Method, Optimizer, RandomWeights, Recompute, Sample, Schedule,
     Trainer, TrainerOptions, WeightSource,
 };
 
@@ -90,7 +91,7 @@ fn arguments() -> Result<Arguments, String> {
             ("--rows", _) => arguments.n_rows = number()?.max(1),
             ("--tokens", _) => arguments.n_tokens = number()?.max(2),
             ("--threads", _) => arguments.options.n_threads = Some(number()?),
-            ("--isa", name) => drop(Isa::hold(name).map_err(|error| error.to_string())?),
+            ("--isa", name) => Isa::named(name).map_err(|error| error.to_string())?.hold(),
             ("--compute", "f32") => arguments.options.compute = Compute::F32,
             ("--compute", "bf16") => arguments.options.compute = Compute::Bf16,
             ("--storage", "as-is") => arguments.options.base_storage = BaseStorage::AsIs,

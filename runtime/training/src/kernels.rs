@@ -16,7 +16,7 @@ pub(crate) use activation::{swiglu, swiglu_backward};
 pub(crate) use cross_entropy::cross_entropy_rows;
 pub(crate) use norm::{rms_norm, rms_norm_backward, rms_statistics};
 
-pub(crate) use crate::product::vectorised;
+pub(crate) use witness_instructions::vectorised;
 
 /// How many elements one task takes: large enough that starting it (about a microsecond) is nothing, small enough to share out.
 pub(crate) const TASK_ELEMENTS: usize = 16_384;

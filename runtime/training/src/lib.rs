@@ -79,7 +79,6 @@ pub use memory::{MemoryEstimate, MemoryRequest};
 pub use method::{LoraMethod, Method};
 pub use optimizer::{Adafactor, AdamW, Lion, Optimizer, Sgd};
 pub use parameters::{Gradients, Parameter, Parameters, WeightSource};
-pub use product::Isa;
 pub use random::Stream;
 pub use real::Real;
 pub use schedule::{Decay, DecayShape, Schedule};

@@ -10,7 +10,9 @@
 
 use std::any::TypeId;
 
-use crate::product::{self, Isa, Level, PackedLeft, Product, Right, Strided, multiply};
+use witness_instructions::{Isa, Level};
+
+use crate::product::{self, PackedLeft, Product, Right, Strided, multiply};
 use crate::real::Real;
 use crate::stored::{Rows, decode_all};
 

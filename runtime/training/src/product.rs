@@ -21,7 +21,6 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod bf16_rows;
 mod buffer;
-mod isa;
 mod kind;
 mod pack;
 mod portable;
@@ -29,13 +28,12 @@ mod portable;
 use std::ops::Range;
 
 use rayon::prelude::*;
+use witness_instructions::Isa;
 
 use buffer::Buffer;
 use kind::Kind;
 use pack::Panels;
 
-pub use isa::Isa;
-pub(crate) use isa::{Level, vectorised};
 pub(crate) use pack::{Right, Strided};
 
 /// How many numbers of B are packed at a time: enough that starting the threads for them is nothing, few enough to stay near the processor.

@@ -5,7 +5,8 @@
 use std::time::Instant;
 
 use witness_diagnostics::{Diagnostic, Kind};
-use witness_kernels::{Isa, KernelError, Pool, limits};
+use witness_instructions::Isa;
+use witness_kernels::{KernelError, Pool, limits};
 use witness_model::Adapter;
 use witness_model::lora::Site;
 use witness_plugin_protocol::{MeasureEvent, MeasureReply, ProcessMemory, SpeedCase, SpeedFound, SpeedLimits};

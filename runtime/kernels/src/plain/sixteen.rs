@@ -8,10 +8,10 @@ use std::ops::Range;
 
 use half::f16;
 use witness_formats::gguf::GgmlType;
+use witness_instructions::{Isa, Level};
 
 use super::many::Turned;
 use super::{few, many};
-use crate::isa::{Isa, Level};
 use crate::output::Output;
 
 /// Sixteen numbers.
@@ -146,9 +146,9 @@ impl Way {
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx2 => avx2::way(kind),
                 #[cfg(target_arch = "x86_64")]
-                Level::Avx512 | Level::Avx512Vnni | Level::Amx => avx512::way(kind),
+                Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 | Level::Amx => avx512::way(kind),
                 #[cfg(not(target_arch = "x86_64"))]
-                Level::Avx2 | Level::Avx512 | Level::Avx512Vnni | Level::Amx => plain::way(kind),
+                Level::Avx2 | Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 | Level::Amx => plain::way(kind),
                 Level::Scalar | Level::DotProd => plain::way(kind),
             }
         }

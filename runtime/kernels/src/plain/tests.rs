@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use half::{bf16, f16};
 use witness_formats::gguf::GgmlType;
+use witness_instructions::Isa;
 
 use super::PlainMatrix;
 use super::sixteen::widened;
-use crate::isa::Isa;
 use crate::pool::Pool;
 
 const TYPES: [GgmlType; 3] = [GgmlType::F16, GgmlType::BF16, GgmlType::F32];

@@ -2,7 +2,9 @@
 //!
 //! Cost: turning numbers and bytes around takes about two loads and stores a number, some hundredths of what a search takes.
 
-use crate::isa::{Isa, Level};
+#[cfg(target_arch = "x86_64")]
+use witness_instructions::{Isa, Level};
+
 use crate::lanes::{ByteRow, Lanes, Row, Scalar};
 
 /// A type whose blocks of `K` numbers take `B` bytes.
@@ -23,22 +25,21 @@ pub(super) fn encode<C: Codec<K, B>, const K: usize, const B: usize>(
     importance: Option<&[f32]>,
     out: &mut [u8],
 ) {
-    match Isa::current().level() {
-        Level::Scalar => blocks::<Scalar, C, K, B>(Scalar, rows, n_columns, importance, out),
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => vectors::avx2::<C, K, B>(rows, n_columns, importance, out),
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => vectors::avx512::<C, K, B>(rows, n_columns, importance, out),
-        #[cfg(not(target_arch = "x86_64"))]
-        Level::Avx2 | Level::Avx512 => blocks::<Scalar, C, K, B>(Scalar, rows, n_columns, importance, out),
+    #[cfg(target_arch = "x86_64")]
+    match Isa::current() {
+        isa if isa.at_least(Level::Avx512) => return vectors::avx512::<C, K, B>(rows, n_columns, importance, out),
+        isa if isa.at_least(Level::Avx2) => return vectors::avx2::<C, K, B>(rows, n_columns, importance, out),
+        _ => {}
     }
+    blocks::<Scalar, C, K, B>(Scalar, rows, n_columns, importance, out);
 }
 
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "calls of functions whose instructions were detected")]
 mod vectors {
+    use witness_instructions::{with_avx2, with_avx512};
+
     use super::{Codec, blocks};
-    use crate::isa::{with_avx2, with_avx512};
     use crate::lanes::{Avx2, Avx512};
 
     /// Only for a processor that was seen to have AVX2.
@@ -48,7 +49,7 @@ mod vectors {
         importance: Option<&[f32]>,
         out: &mut [u8],
     ) {
-        // SAFETY: the only caller holds an `Isa` of this level, which proves the instructions.
+        // SAFETY: the only caller holds an `Isa` of this level or a higher one, which proves the instructions.
         unsafe {
             with_avx2(
                 #[inline(always)]
@@ -64,7 +65,7 @@ mod vectors {
         importance: Option<&[f32]>,
         out: &mut [u8],
     ) {
-        // SAFETY: the only caller holds an `Isa` of this level, which proves the instructions.
+        // SAFETY: the only caller holds an `Isa` of this level or a higher one, which proves the instructions.
         unsafe {
             with_avx512(
                 #[inline(always)]

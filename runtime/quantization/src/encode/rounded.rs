@@ -6,10 +6,9 @@
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-
-use crate::isa::vectorised;
+use witness_instructions::vectorised;
 #[cfg(target_arch = "x86_64")]
-use crate::isa::{Isa, Level};
+use witness_instructions::{Isa, Level};
 
 /// The largest number below a half.
 const BELOW_HALF: f32 = 0.499_999_97;
@@ -55,7 +54,7 @@ pub(super) fn q8_0(rows: &[f32], out: &mut [u8]) {
 
 pub(super) fn q4_0(rows: &[f32], out: &mut [u8]) {
     #[cfg(target_arch = "x86_64")]
-    if Isa::current().level() >= Level::Avx2 {
+    if Isa::current().at_least(Level::Avx2) {
         // SAFETY: an `Isa` of this level or a higher one proves that the processor has AVX2.
         unsafe { avx2::q4_0(rows, out) };
         return;
@@ -65,7 +64,7 @@ pub(super) fn q4_0(rows: &[f32], out: &mut [u8]) {
 
 pub(super) fn q4_1(rows: &[f32], out: &mut [u8]) {
     #[cfg(target_arch = "x86_64")]
-    if Isa::current().level() >= Level::Avx2 {
+    if Isa::current().at_least(Level::Avx2) {
         // SAFETY: an `Isa` of this level or a higher one proves that the processor has AVX2.
         unsafe { avx2::q4_1(rows, out) };
         return;
@@ -75,7 +74,7 @@ pub(super) fn q4_1(rows: &[f32], out: &mut [u8]) {
 
 pub(super) fn q5_0(rows: &[f32], out: &mut [u8]) {
     #[cfg(target_arch = "x86_64")]
-    if Isa::current().level() >= Level::Avx2 {
+    if Isa::current().at_least(Level::Avx2) {
         // SAFETY: an `Isa` of this level or a higher one proves that the processor has AVX2.
         unsafe { avx2::q5_0(rows, out) };
         return;
@@ -85,7 +84,7 @@ pub(super) fn q5_0(rows: &[f32], out: &mut [u8]) {
 
 pub(super) fn q5_1(rows: &[f32], out: &mut [u8]) {
     #[cfg(target_arch = "x86_64")]
-    if Isa::current().level() >= Level::Avx2 {
+    if Isa::current().at_least(Level::Avx2) {
         // SAFETY: an `Isa` of this level or a higher one proves that the processor has AVX2.
         unsafe { avx2::q5_1(rows, out) };
         return;

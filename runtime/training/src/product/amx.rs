@@ -2,7 +2,7 @@
 //!
 //! Rust has no stable intrinsics for these instructions, so each inner loop is one piece of assembly that begins and ends with memory. A panel has 16 lanes; one of A
 //! holds, for each 16 units, 16 lanes of 16 units (`[lane][unit]`), one of B the usual `[unit][lane]`: both are the memory of one register.
-//! Linux saves the registers of a process only when it has asked for it, once ([`is_permitted`]). Source: Intel's Architecture Instruction Set Extensions, chapter 3.
+//! That the system saves these registers for this process is part of what an `Isa` proves. Source: Intel's Architecture Instruction Set Extensions, chapter 3.
 #![expect(unsafe_code, reason = "assembly, and loads and stores at proven places")]
 
 use std::arch::asm;
@@ -19,36 +19,6 @@ pub(super) const LANES: usize = 16;
 const NUMBERS: usize = LANES * LANES;
 /// Rows and columns of a block of sums.
 const SIDE: usize = 2 * LANES;
-
-/// Says whether this process may use the registers; asks for it.
-#[cfg(target_os = "linux")]
-pub(super) fn is_permitted() -> bool {
-    use std::sync::OnceLock;
-
-    static PERMITTED: OnceLock<bool> = OnceLock::new();
-    *PERMITTED.get_or_init(|| {
-        const ARCH_PRCTL: i64 = 158;
-        const REQUEST_PERMISSION: i64 = 0x1023;
-        const TILE_DATA: i64 = 18;
-        let (most, extended) = (__cpuid(0).eax, __cpuid_count(7, 0).edx);
-        let has_tiles = most >= 7 && extended >> 22 & 1 == 1 && extended >> 24 & 1 == 1;
-        has_tiles && {
-            let result: i64;
-            // SAFETY: this call changes nothing but the permission, and takes no address. Kernels that do not know it answer with an error.
-            unsafe {
-                asm!("syscall", inlateout("rax") ARCH_PRCTL => result, in("rdi") REQUEST_PERMISSION, in("rsi") TILE_DATA,
-                    out("rcx") _, out("r11") _, options(nostack));
-            }
-            result == 0
-        }
-    })
-}
-
-/// Says whether this process may use the registers. Other systems are not known to need or give it.
-#[cfg(not(target_os = "linux"))]
-pub(super) fn is_permitted() -> bool {
-    false
-}
 
 /// The shape of all eight registers: palette 1, 16 rows of 64 bytes each.
 #[repr(C, align(64))]

@@ -4,10 +4,12 @@
 
 use std::ops::Range;
 
+use witness_instructions::{Isa, Level};
+
 use crate::stored::Rows;
 
 use super::pack::{self, Panels, Strided};
-use super::{Block, Isa, Level, portable};
+use super::{Block, portable};
 #[cfg(target_arch = "x86_64")]
 use super::{amx, avx2, avx512, bf16_rows::Bf16Matrix};
 
@@ -36,16 +38,17 @@ impl Kind {
     /// Returns the kernel for a set of instructions.
     pub(super) fn of(isa: Isa, is_bf16: bool) -> Kind {
         #[cfg(target_arch = "x86_64")]
-        let tile = match (isa.level(), is_bf16) {
-            (Level::Scalar, _) => Tile::Portable,
-            (Level::Avx2, _) => Tile::Avx2,
-            (Level::Avx512, _) | (_, false) => Tile::Avx512,
-            (Level::Avx512Bf16, true) => Tile::Avx512Bf16,
-            (Level::Amx, true) => Tile::Amx,
+        let tile = match isa.level() {
+            Level::Scalar | Level::DotProd => Tile::Portable,
+            Level::Avx2 => Tile::Avx2,
+            Level::Avx512Bf16 if is_bf16 => Tile::Avx512Bf16,
+            Level::Amx if is_bf16 => Tile::Amx,
+            Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 | Level::Amx => Tile::Avx512,
         };
         #[cfg(not(target_arch = "x86_64"))]
         let tile = match isa.level() {
-            Level::Scalar | Level::Avx2 | Level::Avx512 | Level::Avx512Bf16 | Level::Amx => Tile::Portable,
+            Level::Scalar | Level::DotProd => Tile::Portable,
+            Level::Avx2 | Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 | Level::Amx => Tile::Portable,
         };
         Kind {
             tile,
