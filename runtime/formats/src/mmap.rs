@@ -48,7 +48,7 @@ impl Mmap {
 
     /// Takes the pages of a range out of this process's resident memory; the next look at them reads them again. For a range that was copied and is not needed
     /// soon: without it a model that is read once stands in memory twice.
-    pub(crate) fn release(&self, range: Range<usize>) {
+    pub fn release(&self, range: Range<usize>) {
         #[cfg(unix)]
         if range.start < range.end && range.end <= self.bytes.len() {
             // SAFETY: the mapping is of a file, read-only and shared, so that pages taken from it come back with the same bytes.

@@ -12,7 +12,7 @@ use crate::error::{KernelError, Result};
 use crate::format::{ALIGNMENT, BLOCK, Format, LAYOUT_VERSION, TILE_ROWS};
 use crate::lanes::amx::{self, Rows, Tiles, Unit};
 use crate::lanes::{AHEAD, Kernel};
-use crate::memory::{Buffer, Bytes};
+use crate::memory::{Buffer, Bytes, Watch};
 use crate::output::Output;
 use crate::pack::pack_tile;
 use crate::pool::Pool;
@@ -154,6 +154,15 @@ impl PackedMatrix {
     /// Returns the packed bytes; what they mean is said by [`LAYOUT_VERSION`], the type and the shape.
     pub fn packed_bytes(&self) -> &[u8] {
         self.bytes.as_slice()
+    }
+
+    /// Copies bytes that were lent ([`PackedMatrix::from_packed`]) to memory of its own, on huge pages where the system has them, and uses these from then on, in all clones
+    /// and while products run: the numbers are the same. Returns whether they are its own now.
+    ///
+    /// # Errors
+    /// If there is no memory; then nothing has changed.
+    pub fn take_over(&self, watch: &mut dyn Watch) -> Result<bool> {
+        self.bytes.take_over(watch)
     }
 
     /// Writes row `index` as numbers, bit for bit as the blocks of the file decode.

@@ -10,7 +10,7 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::error::{KernelError, Result};
 use crate::format::ALIGNMENT;
@@ -22,15 +22,31 @@ pub struct Buffer {
     len: usize,
 }
 
-/// Where packed bytes are: in memory of ours, or in somebody's who keeps them, such as a mapped file.
+/// Bytes that are copied at once when lent ones are taken over: between two of them whoever copies can be told to stop.
+const COPIED_AT_ONCE: usize = 4 << 20;
+
+/// Looks on while lent bytes are copied to memory of their own.
+pub trait Watch {
+    /// Sees the next part of the copy, of a few megabytes; `false` ends it.
+    fn part(&mut self, part: &[u8]) -> bool;
+    /// Says, when all parts were seen, whether the copy may take the place of the lent bytes.
+    fn accept(&mut self) -> bool;
+}
+
+/// Where packed bytes are: in memory of ours, or in somebody's who keeps them, such as a mapped file. Clones share them.
 #[derive(Clone)]
 pub(crate) enum Bytes {
     Owned(Arc<Buffer>),
-    Lent {
-        owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
-        offset: usize,
-        len: usize,
-    },
+    Lent(Arc<Lent>),
+}
+
+/// Bytes of somebody's, and those of ours that take their place once they are a copy of all of them.
+pub(crate) struct Lent {
+    owner: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    offset: usize,
+    len: usize,
+    /// Set once, by whoever copied; from then on whoever looks anew finds these. Who looked before goes on with the owner's, which stay and are equal.
+    own: OnceLock<Buffer>,
 }
 
 impl Bytes {
@@ -38,21 +54,54 @@ impl Bytes {
     pub(crate) fn lent(owner: Arc<dyn AsRef<[u8]> + Send + Sync>, range: Range<usize>) -> Option<Bytes> {
         let all: &[u8] = (*owner).as_ref();
         let len = all.get(range.clone())?.len();
-        Some(Bytes::Lent {
+        Some(Bytes::Lent(Arc::new(Lent {
             owner,
             offset: range.start,
             len,
-        })
+            own: OnceLock::new(),
+        })))
     }
 
     pub(crate) fn as_slice(&self) -> &[u8] {
         match self {
             Bytes::Owned(buffer) => buffer.as_slice(),
-            Bytes::Lent { owner, offset, len } => {
-                let all: &[u8] = (**owner).as_ref();
-                &all[*offset..*offset + *len]
+            Bytes::Lent(lent) => match lent.own.get() {
+                Some(own) => own.as_slice(),
+                None => lent.as_slice(),
+            },
+        }
+    }
+
+    /// Copies lent bytes to memory of ours, for this and all clones. Returns whether they are there now.
+    pub(crate) fn take_over(&self, watch: &mut dyn Watch) -> Result<bool> {
+        let Bytes::Lent(lent) = self else {
+            return Ok(true);
+        };
+        if lent.own.get().is_some() {
+            return Ok(true);
+        }
+        let mut own = Buffer::zeroed(lent.len)?;
+        let parts = own.as_mut_slice().chunks_mut(COPIED_AT_ONCE);
+        for (to, from) in parts.zip(lent.as_slice().chunks(COPIED_AT_ONCE)) {
+            to.copy_from_slice(from);
+            if !watch.part(to) {
+                return Ok(false);
             }
         }
+        let is_accepted = watch.accept();
+        if is_accepted {
+            // Another who copied at the same time was first: its bytes are as good.
+            let _ = lent.own.set(own);
+        }
+        Ok(is_accepted)
+    }
+}
+
+impl Lent {
+    /// The owner's bytes.
+    fn as_slice(&self) -> &[u8] {
+        let all: &[u8] = (*self.owner).as_ref();
+        &all[self.offset..self.offset + self.len]
     }
 }
 
@@ -70,10 +119,10 @@ pub(crate) fn prefetch(at: *const u8) {
 
 impl fmt::Debug for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = if matches!(self, Bytes::Owned(_)) {
-            "owned"
-        } else {
-            "lent"
+        let name = match self {
+            Bytes::Owned(_) => "owned",
+            Bytes::Lent(lent) if lent.own.get().is_some() => "taken over",
+            Bytes::Lent(_) => "lent",
         };
         write!(f, "{} bytes, {name}", self.as_slice().len())
     }
@@ -258,5 +307,48 @@ mod tests {
             }
         }
         assert!(Buffer::zeroed(usize::MAX).is_err());
+    }
+
+    /// Gathers what it sees.
+    struct Seen {
+        goes_on: bool,
+        accepts: bool,
+        bytes: Vec<u8>,
+    }
+
+    impl Watch for Seen {
+        fn part(&mut self, part: &[u8]) -> bool {
+            self.bytes.extend_from_slice(part);
+            self.goes_on
+        }
+
+        fn accept(&mut self) -> bool {
+            self.accepts
+        }
+    }
+
+    // Clones change over together and at once, to bytes of ours that are equal; a copy that is ended or not accepted leaves everything as it was.
+    #[test]
+    fn lent_bytes_are_taken_over_once_and_for_all_clones() {
+        let all: Arc<Vec<u8>> = Arc::new((0..9_000_000u32).map(|at| (at % 251) as u8).collect());
+        let lent = Bytes::lent(all.clone(), 64..9_000_000).unwrap();
+        let clone = lent.clone();
+        let is_lent = |bytes: &Bytes| bytes.as_slice().as_ptr() == all[64..].as_ptr();
+        let take = |goes_on, accepts| {
+            let mut seen = Seen {
+                goes_on,
+                accepts,
+                bytes: Vec::new(),
+            };
+            (lent.take_over(&mut seen).unwrap(), seen.bytes)
+        };
+        assert!(!take(false, true).0 && is_lent(&clone), "ended");
+        assert!(!take(true, false).0 && is_lent(&clone), "refused");
+        let before = clone.as_slice();
+        let (is_taken, seen) = take(true, true);
+        assert!(is_taken && !is_lent(&clone));
+        assert!(seen == all[64..] && clone.as_slice() == seen && before == seen);
+        assert_eq!(lent.as_slice().as_ptr(), clone.as_slice().as_ptr());
+        assert_eq!(take(false, false), (true, Vec::new()), "nothing is left to copy");
     }
 }

@@ -28,7 +28,7 @@ use witness_instructions::Isa;
 
 use crate::error::{KernelError, Result};
 use crate::matrix::check_outputs;
-use crate::memory::{Buffer, Bytes};
+use crate::memory::{Buffer, Bytes, Watch};
 use crate::output::Output;
 use crate::pool::Pool;
 use sixteen::Way;
@@ -108,6 +108,14 @@ impl PlainMatrix {
     /// Returns the length of a row, which is that of an input.
     pub fn n_columns(&self) -> usize {
         self.n_columns
+    }
+
+    /// As [`crate::PackedMatrix::take_over`].
+    ///
+    /// # Errors
+    /// If there is no memory; then nothing has changed.
+    pub fn take_over(&self, watch: &mut dyn Watch) -> Result<bool> {
+        self.bytes.take_over(watch)
     }
 
     /// Returns the numbers as they lie in the file.
