@@ -55,6 +55,10 @@ pub struct Model {
     pub(crate) head: Box<dyn Linear>,
     pub(crate) frequencies: Frequencies,
     pub(crate) bytes: u64,
+    /// The matrices by name, each once: clones of those above, for who keeps the packed form.
+    pub(crate) matrices: Vec<(String, Weight)>,
+    /// Bytes of those that are not as the files have them.
+    pub(crate) made_bytes: u64,
     pub(crate) spare: Spare,
 }
 
@@ -88,6 +92,11 @@ impl Model {
     /// Returns the bytes of the weights in memory, each counted once.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Returns whether the packed form is worth a place on the disk: most of it was made, and not only copied.
+    pub fn is_mostly_made(&self) -> bool {
+        self.made_bytes > self.bytes / 2
     }
 
     /// Returns the number of weights that each token of a prompt is multiplied with: those of the blocks' linear layers.

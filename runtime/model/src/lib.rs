@@ -14,6 +14,7 @@
 //! | `pointwise` | the exponential, the gate, the norm |
 //! | `split`, `vectors`, `workspace` | work over the threads; instructions; memory of a pass |
 //! | [`decoder`] | the graph |
+//! | [`packed`] | the weights as they were made, in a file to be mapped the next time |
 //!
 //! **Invariants:** base weights are immutable and held once, whatever adapters run on them; nothing is ever merged. All arithmetic is f32. What a sequence gets depends on
 //! nothing but itself, bit for bit.
@@ -29,6 +30,7 @@ pub mod linear;
 pub mod load;
 mod logits;
 pub mod lora;
+pub mod packed;
 mod pointwise;
 pub mod rope;
 pub mod source;

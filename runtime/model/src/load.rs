@@ -8,6 +8,7 @@
 //! them interleaved and are brought to half split while they are copied, whole rows at a time, so that quantized blocks stay as they are.
 //! Hence adapters made for the Hugging Face form of a base apply to its GGUF form as they stand.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashSet};
 
 use witness_formats::gguf::rows::RowOrder;
@@ -16,7 +17,8 @@ use crate::config::Config;
 use crate::decoder::{Block, Model};
 use crate::error::{ModelError, Result};
 use crate::linear::{Linear, linear};
-use crate::weight::{RawTensor, Weight};
+use crate::packed::PackedForm;
+use crate::weight::{RawTensor, Values, Weight};
 use crate::workspace::Spare;
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -137,25 +139,43 @@ fn raw<'a>(source: &'a dyn WeightSource, name: &str) -> Result<RawTensor<'a>> {
         })
 }
 
-/// Copies checked tensors into memory and counts their bytes.
+/// Copies checked tensors into memory, or takes them from where they were kept, and counts their bytes.
 struct Loader<'a> {
     config: &'a Config,
     source: &'a dyn WeightSource,
+    packed: Option<&'a PackedForm>,
     shapes: BTreeMap<String, Vec<usize>>,
     bytes: u64,
+    /// Bytes of matrices that are not as the file has them.
+    made_bytes: u64,
+    matrices: Vec<(String, Weight)>,
 }
 
 impl Loader<'_> {
     fn weight(&mut self, name: &str) -> Result<Weight> {
         let shape = self.shapes.get(name).cloned().unwrap_or_default();
+        let is_matrix = shape.len() > 1;
+        if let Some(weight) = self.packed.and_then(|packed| packed.weight(name, &shape)) {
+            self.bytes += weight.bytes();
+            self.matrices.push((name.to_owned(), weight.clone()));
+            return Ok(weight);
+        }
         let interleaved_heads = match (self.source.row_order(), name.rsplit_once('.')) {
             (RowOrder::Interleaved, Some((module, _))) if module.ends_with(".q_proj") => Some(self.config.n_heads),
             (RowOrder::Interleaved, Some((module, _))) if module.ends_with(".k_proj") => Some(self.config.n_kv_heads),
             _ => None,
         };
-        let weight = raw(self.source, name)?.load(name, &shape, interleaved_heads)?;
+        let raw = raw(self.source, name)?;
+        let weight = raw.load(name, &shape, interleaved_heads)?;
+        let is_made = interleaved_heads.is_some()
+            || matches!(weight.values, Values::Blocks(_))
+            || matches!(raw.bytes, Cow::Owned(_));
         self.source.release(name);
         self.bytes += weight.bytes();
+        if is_matrix {
+            self.matrices.push((name.to_owned(), weight.clone()));
+            self.made_bytes += if is_made { weight.bytes() } else { 0 };
+        }
         Ok(weight)
     }
 
@@ -200,13 +220,24 @@ impl Loader<'_> {
 impl Model {
     /// Checks all tensors of `source` against `config` and copies them into memory.
     pub fn load(config: Config, source: &dyn WeightSource) -> Result<Self> {
+        Self::load_packed(config, source, None)
+    }
+
+    /// As [`Model::load`], but takes matrices from the packed form, made of the very same files, that has them.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_packed(config: Config, source: &dyn WeightSource, packed: Option<&PackedForm>) -> Result<Self> {
         let frequencies = config.rope.frequencies(config.head_dim)?;
         let shapes = check(&config, source)?;
         let mut loader = Loader {
             config: &config,
             source,
+            packed,
             shapes,
             bytes: 0,
+            made_bytes: 0,
+            matrices: Vec::new(),
         };
         let embedding = loader.weight(EMBEDDING)?;
         let blocks = (0..config.n_layers)
@@ -218,8 +249,15 @@ impl Model {
         } else {
             loader.linear("lm_head")?
         };
-        let bytes = loader.bytes;
+        let Loader {
+            bytes,
+            made_bytes,
+            matrices,
+            ..
+        } = loader;
         Ok(Self {
+            matrices,
+            made_bytes,
             embedding,
             blocks,
             final_norm,

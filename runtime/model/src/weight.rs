@@ -6,7 +6,7 @@ use std::sync::Arc;
 use half::{bf16, f16};
 use witness_formats::gguf::GgmlType;
 use witness_formats::gguf::rows::{RowOrder, reorder};
-use witness_kernels::{KernelError, PackedMatrix, PlainMatrix, Pool};
+use witness_kernels::{KernelError, PackedMatrix, PlainMatrix, Pool, Watch};
 
 use crate::error::{ModelError, Result};
 
@@ -104,7 +104,7 @@ pub fn held_bytes(storage: &Storage, shape: &[usize], bytes: u64) -> u64 {
 }
 
 /// Returns the shape of a tensor as a matrix whose rows are its last dimension.
-fn rows_and_columns(shape: &[usize]) -> (usize, usize) {
+pub(crate) fn rows_and_columns(shape: &[usize]) -> (usize, usize) {
     match shape.split_last() {
         Some((&n_columns, rows)) => (rows.iter().fold(1, |all, dim| all.saturating_mul(*dim)), n_columns),
         None => (1, 1),
@@ -255,6 +255,41 @@ impl Weight {
         })
     }
 
+    /// Wraps a matrix whose rows are the last dimension of `shape`.
+    pub(crate) fn of_values(values: Values, shape: &[usize]) -> Self {
+        Self {
+            values,
+            shape: shape.to_vec(),
+        }
+    }
+
+    /// Returns the type of the numbers as they lie in memory.
+    pub(crate) fn kind(&self) -> GgmlType {
+        match &self.values {
+            Values::Plain(matrix) => matrix.kind(),
+            Values::Blocks(matrix) => matrix.kind(),
+        }
+    }
+
+    /// Returns the numbers as they lie in memory.
+    pub(crate) fn held(&self) -> &[u8] {
+        match &self.values {
+            Values::Plain(matrix) => matrix.bytes(),
+            Values::Blocks(matrix) => matrix.packed_bytes(),
+        }
+    }
+
+    /// Copies bytes that were lent to memory of their own, for all clones. Returns whether they are there now.
+    ///
+    /// # Errors
+    /// If there is no memory.
+    pub(crate) fn take_over(&self, watch: &mut dyn Watch) -> Result<bool> {
+        Ok(match &self.values {
+            Values::Plain(matrix) => matrix.take_over(watch)?,
+            Values::Blocks(matrix) => matrix.take_over(watch)?,
+        })
+    }
+
     /// Returns the shape.
     pub fn dims(&self) -> &[usize] {
         &self.shape
@@ -267,10 +302,7 @@ impl Weight {
 
     /// Returns the bytes held.
     pub fn bytes(&self) -> u64 {
-        match &self.values {
-            Values::Plain(matrix) => matrix.bytes().len() as u64,
-            Values::Blocks(matrix) => matrix.packed_bytes().len() as u64,
-        }
+        self.held().len() as u64
     }
 
     /// Returns all numbers as f32, row-major.

@@ -15,5 +15,6 @@ mod batches;
 mod families;
 mod hostile;
 mod oracle;
+mod packed;
 mod quantized;
 mod small_models;
