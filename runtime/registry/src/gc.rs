@@ -10,7 +10,7 @@ use crate::digest::Digest;
 use crate::error::RegistryError;
 use crate::layout::Layout;
 use crate::store::Inner;
-use crate::{list, manifest, publish};
+use crate::{list, manifest, packed, publish};
 
 /// A blob that was uploaded but not named yet belongs to a `create` that is still under way, or was just given up.
 const GRACE: Duration = Duration::from_secs(3600);
@@ -105,6 +105,8 @@ impl GcPlan {
 pub struct GcReport {
     /// Blobs that are gone.
     pub removed: Vec<Digest>,
+    /// Files with what plugins had made of blobs that are gone now, or in a layout that is out of use.
+    pub packed_removed: Vec<PathBuf>,
     /// Bytes that became free; a hard-linked blob's only when its other name goes too.
     pub bytes_freed: u64,
     /// Manifests that kept gc from removing anything; repair or delete those models first.
@@ -122,6 +124,7 @@ pub(crate) fn run(inner: &Inner, options: GcOptions, now: SystemTime) -> Result<
         unreadable,
         options,
     };
+    let only = input.options.only.clone();
     let plan = GcPlan::new(input);
     let mut report = GcReport {
         blocked_by: plan.blocked_by,
@@ -143,6 +146,10 @@ pub(crate) fn run(inner: &Inner, options: GcOptions, now: SystemTime) -> Result<
     if !report.removed.is_empty() {
         publish::sync_directory(&inner.layout.blobs)?;
         inner.generation.bump();
+    }
+    for (path, bytes) in packed::collect(inner, only.as_ref(), now)? {
+        report.packed_removed.push(path);
+        report.bytes_freed = report.bytes_freed.saturating_add(bytes);
     }
     Ok(report)
 }

@@ -81,6 +81,14 @@ impl Layout {
         self.private.join("linked")
     }
 
+    /// Returns where plugins keep what they made of blobs; in the same file system as `blobs`, where there is room for things of that size.
+    pub(crate) fn packed(&self) -> PathBuf {
+        match self.blob_staging.parent() {
+            Some(dir) if *dir != self.private => dir.join(".witness-packed"),
+            _ => self.private.join("packed"),
+        }
+    }
+
     /// Returns where damaged blobs are moved; in the same file system as `blobs`.
     pub(crate) fn blob_quarantine(&self) -> PathBuf {
         self.quarantine_beside(&self.blob_staging)

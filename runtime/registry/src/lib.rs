@@ -53,6 +53,7 @@ mod lock;
 mod manifest;
 pub mod media;
 mod name;
+mod packed;
 mod publish;
 mod repair;
 mod space;
@@ -70,6 +71,7 @@ pub use list::ListEntry;
 pub use lock::Holder;
 pub use manifest::{Layer, Manifest};
 pub use name::ModelName;
+pub use packed::PackedPlace;
 pub use store::{OpenOptions, Registry, StoredManifest, WorkingDirectory};
 
 /// What the calls of this crate return.

@@ -14,9 +14,9 @@ use crate::error::RegistryError;
 use crate::fsck::{Action, Finding, FsckReport, Problem, hash_file};
 use crate::hash::BUFFER_BYTES;
 use crate::layout::{Layout, create_private};
-use crate::manifest;
 use crate::publish::{self, Mode};
 use crate::store::Inner;
+use crate::{manifest, packed};
 
 pub(crate) fn run(inner: &Inner, report: &mut FsckReport) -> Result<()> {
     let _names = inner.hold_names();
@@ -83,6 +83,9 @@ fn set_aside(inner: &Inner, finding: &Finding, sources: &mut BTreeMap<Digest, Pa
     match &finding.problem {
         Problem::BlobCorrupt { found } if !is_whole_again(finding) => {
             let aside = quarantine(&inner.layout.blob_quarantine(), &finding.path)?;
+            if let Some(digest) = digest_of(&finding.path) {
+                packed::forget(&inner.layout, &digest)?;
+            }
             if sources.get(found) == Some(&finding.path) {
                 sources.insert(*found, aside.clone());
             }
@@ -97,6 +100,11 @@ fn set_aside(inner: &Inner, finding: &Finding, sources: &mut BTreeMap<Digest, Pa
         }
         _ => Ok(Action::Nothing),
     }
+}
+
+/// Returns the digest that a blob's name says it has.
+fn digest_of(blob: &Path) -> Option<Digest> {
+    Digest::parse(blob.file_name()?.to_str()?).ok()
 }
 
 /// Does what is left to do where nothing is damaged. A half download that its program can continue, a foreign file, a blob that gc

@@ -11,9 +11,17 @@ const RESERVE_BYTES: u64 = 1 << 20;
 
 /// Returns how many bytes this user may still write in the file system of `path`; unknown counts as unlimited.
 pub(crate) fn free_bytes(path: &Path) -> u64 {
+    free_and_whole_bytes(path).0
+}
+
+/// Returns how many bytes this user may still write in the file system of `path`, and how many it has; unknown counts as unlimited.
+pub(crate) fn free_and_whole_bytes(path: &Path) -> (u64, u64) {
     match rustix::fs::statvfs(path) {
-        Ok(stat) => stat.f_bavail.saturating_mul(stat.f_frsize),
-        Err(_) => u64::MAX,
+        Ok(stat) => (
+            stat.f_bavail.saturating_mul(stat.f_frsize),
+            stat.f_blocks.saturating_mul(stat.f_frsize),
+        ),
+        Err(_) => (u64::MAX, 0),
     }
 }
 

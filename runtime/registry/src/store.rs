@@ -23,6 +23,7 @@ use crate::list::{self, BlobLooks, ListEntry, ManifestCache, Suspects};
 use crate::lock::StoreLock;
 use crate::manifest::{self, MANIFEST_BYTES_MAX, Manifest};
 use crate::name::ModelName;
+use crate::packed::{self, PackedPlace};
 use crate::publish;
 use crate::space;
 
@@ -145,6 +146,7 @@ impl Registry {
             layout.settle_staging()?;
             publish::clear_staging(&layout.blob_staging);
             publish::clear_staging(&layout.manifest_staging);
+            packed::clear_parts(&layout);
         }
         let inner = Inner {
             linked: Linked::open(&layout),
@@ -366,6 +368,12 @@ impl Registry {
     /// Returns where blobs are staged, for the question of how much room is left.
     pub(crate) fn blob_staging(&self) -> &Path {
         &self.inner.layout.blob_staging
+    }
+
+    /// Returns where what a plugin makes of a blob may be kept, about `bytes` long. Files like it that were not used for longest make room, for together they may take
+    /// `bytes_max`; a part of the disk stays free. Nothing where it cannot be kept.
+    pub fn packed_place(&self, blob: &Digest, bytes: u64, bytes_max: u64) -> Option<PackedPlace> {
+        packed::place(&self.inner, blob, bytes, bytes_max)
     }
 
     /// Lists every model, ordered by name. One that is damaged says so; the others are not affected.

@@ -158,3 +158,106 @@ fn gc_against_writers() {
     }
     assert!(registry.fsck(crate::FsckOptions::default()).unwrap().is_sound());
 }
+
+/// Goal: what plugins made of a blob goes with the blob, an older layout with a newer one, and what a killed writer left in its time or when the store is opened; gc counts it.
+#[test]
+fn packed_files_go_with_their_blobs() {
+    let (dir, registry) = store();
+    put_model(&registry, "kept", b"weights");
+    put_model(&registry, "gone", b"other weights");
+    let place = |weights: &[u8]| registry.packed_place(&Digest::of(weights), 10, 1 << 20).unwrap().stem;
+    let write = |stem: &Path, end: &str, bytes: usize| {
+        let mut path = stem.as_os_str().to_owned();
+        path.push(end);
+        std::fs::write(&path, vec![1; bytes]).unwrap();
+        std::path::PathBuf::from(path)
+    };
+    let (kept, gone) = (place(b"weights"), place(b"other weights"));
+    assert!(kept.starts_with(dir.path()) && kept.parent() == gone.parent());
+    let new = write(&kept, ".v3", 100);
+    let old = write(&kept, ".v2", 50);
+    let part = write(&kept, ".v3.part", 25);
+    let of_gone = write(&gone, ".v3", 10);
+    let foreign = write(&kept, ".v3.txt", 5);
+
+    // Deleting a model is about its own blobs.
+    let freed = |bytes: u64, weights: &[u8]| bytes + weights.len() as u64;
+    let report = registry.delete(&name("gone")).unwrap();
+    assert_eq!(report.packed_removed, [of_gone]);
+    assert_eq!(report.bytes_freed, freed(10, b"other weights"));
+
+    let report = registry.gc_with(AT_ONCE).unwrap();
+    assert_eq!((report.packed_removed, report.bytes_freed), (vec![old], 50));
+    assert!(new.exists() && part.exists(), "one that is being written stays");
+    let an_hour_ago = std::time::SystemTime::now() - Duration::from_secs(3601);
+    std::fs::File::open(&part).unwrap().set_modified(an_hour_ago).unwrap();
+    assert_eq!(
+        registry.gc_with(AT_ONCE).unwrap().packed_removed,
+        std::slice::from_ref(&part)
+    );
+
+    write(&kept, ".v3.part", 25);
+    drop(registry);
+    let registry = open(dir.path());
+    assert!(!part.exists() && new.exists(), "nobody writes while a store is opened");
+
+    // A leased blob keeps what was made of it until it goes itself.
+    let lease = registry.lease(&[Digest::of(b"weights")]);
+    assert_eq!(registry.delete(&name("kept")).unwrap().packed_removed.len(), 0);
+    drop(lease);
+    assert_eq!(registry.gc_with(AT_ONCE).unwrap().packed_removed, [new]);
+    assert!(foreign.exists(), "not ours");
+}
+
+/// Goal: packed files together take no more than they may; those that were not used for longest go first, and never the one that is asked for.
+#[test]
+fn packed_files_make_room_for_each_other() {
+    let (_dir, registry) = store();
+    let mut paths = Vec::new();
+    for (index, weights) in [b"one".as_slice(), b"two", b"three"].into_iter().enumerate() {
+        let mut path = registry.packed_place(&Digest::of(weights), 100, 350).unwrap().stem;
+        path.as_mut_os_string().push(".v1");
+        std::fs::write(&path, [1; 100]).unwrap();
+        let used = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(100 - index as u64);
+        std::fs::File::open(&path).unwrap().set_modified(used).unwrap();
+        paths.push(path);
+    }
+    let are_there = || paths.iter().map(|path| path.exists()).collect::<Vec<_>>();
+    let room = |weights: &[u8], bytes, bytes_max| {
+        let place = registry.packed_place(&Digest::of(weights), bytes, bytes_max);
+        place.map(|place| place.bytes_max)
+    };
+    assert_eq!(
+        room(b"three", 150, 350),
+        Some(150),
+        "its own file makes room for itself"
+    );
+    assert_eq!(are_there(), [true; 3]);
+    assert_eq!(room(b"four", 150, 350), Some(150));
+    assert_eq!(are_there(), [true, true, false]);
+    assert_eq!(room(b"four", 400, 350), None, "nothing goes for what does not fit");
+    assert_eq!(are_there(), [true, true, false]);
+}
+
+/// Goal: what was made of a damaged blob is not found again beside the repaired one.
+#[test]
+fn packed_files_go_with_damage() {
+    let (_dir, registry) = store();
+    put_model(&registry, "m", b"weights");
+    let digest = Digest::of(b"weights");
+    let mut packed = registry.packed_place(&digest, 10, 1 << 20).unwrap().stem;
+    packed.as_mut_os_string().push(".v1");
+    std::fs::write(&packed, b"made of it").unwrap();
+    let repair = || {
+        let options = crate::FsckOptions {
+            repair: true,
+            ..Default::default()
+        };
+        registry.fsck(options).unwrap()
+    };
+    repair();
+    assert!(packed.exists());
+    std::fs::write(registry.blob_path(&digest), b"WEIGHTS").unwrap();
+    repair();
+    assert!(!packed.exists());
+}
