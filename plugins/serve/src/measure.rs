@@ -101,6 +101,7 @@ pub fn run(request: &MeasureRequest, watch: &mut dyn Watch) -> Result<MeasureRep
             ..LoadOptions::default()
         },
         chats: None,
+        packed: None,
     };
     let (mut loaded, _) = CpuServe::init(&Init::default())?.load(load)?;
     let adapter = request

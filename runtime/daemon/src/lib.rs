@@ -30,6 +30,7 @@ mod measure;
 mod memory;
 mod modelfile;
 mod models;
+mod packed;
 mod product;
 mod progress;
 mod reckon;
@@ -208,7 +209,12 @@ impl Daemon {
         };
         let app = Arc::new(App {
             guard: Guard::new(settings.origins.clone(), address.ip().is_loopback()),
-            models: Models::start(scheduler, Arc::clone(&engine), registry.clone()),
+            models: Models::start(
+                scheduler,
+                Arc::clone(&engine),
+                registry.clone(),
+                settings.packed_cache_bytes,
+            ),
             library: Arc::new(Library::new(registry, Arc::clone(&engine))),
             jobs: Arc::new(Jobs::new(settings.runs.clone())),
             engine,

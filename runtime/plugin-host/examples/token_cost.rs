@@ -185,6 +185,7 @@ fn load_request(model: &Path) -> LoadRequest {
         model: ModelSpec { files: vec![file] },
         options: LoadOptions::default(),
         chats: None,
+        packed: None,
     }
 }
 

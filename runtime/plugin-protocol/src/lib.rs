@@ -23,7 +23,7 @@ pub use measure::{
 };
 pub use model::{
     AdapterCheck, AdapterInfo, AdapterSpec, ChatsFile, DraftOptions, FileRef, InspectReply, InspectRequest,
-    LoadAdapterReply, LoadAdapterRequest, LoadReply, LoadRequest, MemoryEstimate, ModelInfo, ModelSpec,
+    LoadAdapterReply, LoadAdapterRequest, LoadReply, LoadRequest, MemoryEstimate, ModelInfo, ModelSpec, PackedFile,
     UnloadAdapterRequest,
 };
 pub use options::{KvCacheType, LoadOptions, SamplingOptions};

@@ -146,6 +146,19 @@ pub struct LoadRequest {
     /// Where keys and values of chats may be kept while the model is not loaded; nothing = nowhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chats: Option<ChatsFile>,
+    /// Where what was made of the weights may be kept, so that it need not be made again; nothing = nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packed: Option<PackedFile>,
+}
+
+/// A file for weights in the form in which they are computed with. It is the plugin's to write and to read; whoever names it may delete it at any time, and with it those of
+/// other versions and what was left half-written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PackedFile {
+    /// Path without its version: the plugin appends `.v` and the number of its layout, to a file on its way there also `.part`. The directory exists.
+    pub stem: PathBuf,
+    /// Bytes that it may take.
+    pub bytes_max: u64,
 }
 
 /// A file for keys and values of chats. It is the plugin's to write and to read; whoever names it may delete it at any time.

@@ -61,6 +61,7 @@ fn value(settings: &Settings, name: &str) -> String {
             .unwrap_or_default(),
         "memory_budget" => settings.memory_budget_bytes.map(format_size).unwrap_or_default(),
         "chat_cache" => format_size(settings.chat_cache_bytes),
+        "packed_cache" => format_size(settings.packed_cache_bytes),
         "load_timeout" => format_duration(settings.load_timeout),
         "stall_timeout" => format_duration(settings.stall_timeout),
         "heartbeat" => format_duration(settings.heartbeat),

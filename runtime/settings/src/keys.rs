@@ -186,6 +186,13 @@ pub const KEYS: &[Key] = &[
         "Disk that chats may take, so that they go on at once when their model is loaded again; `0` keeps none",
     ),
     key(
+        "packed_cache",
+        "WITNESS_PACKED_CACHE",
+        Shape::Size,
+        Default::Text("64GiB"),
+        "Disk that packed weights may take beside the models' own files, so that a model is there at once when it is loaded again; `0` keeps none",
+    ),
+    key(
         "load_timeout",
         "WITNESS_LOAD_TIMEOUT",
         Shape::Duration,

@@ -102,6 +102,8 @@ pub struct Settings {
     pub memory_budget_bytes: Option<u64>,
     /// Bytes that chats may take on disk while their models are not loaded; 0 = they are not kept.
     pub chat_cache_bytes: u64,
+    /// Bytes that packed weights may take on disk beside the models' own files; 0 = they are not kept.
+    pub packed_cache_bytes: u64,
     /// Longest time that loading may take.
     pub load_timeout: Duration,
     /// Longest time without progress of a worker.
@@ -186,6 +188,7 @@ pub fn resolve(overrides: &Overrides, env: &Environment<'_>) -> Result<Settings,
         })?,
         context_length: layers.optional_count("context_length")?,
         chat_cache_bytes: layers.needed("chat_cache", parse_size)?,
+        packed_cache_bytes: layers.needed("packed_cache", parse_size)?,
         memory_budget_bytes: layers.optional("memory_budget", parse_size)?,
         load_timeout: layers.needed("load_timeout", parse_timeout)?,
         stall_timeout: layers.needed("stall_timeout", parse_timeout)?,

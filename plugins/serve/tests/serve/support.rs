@@ -119,6 +119,7 @@ pub(crate) fn load_keeping(
         model: ModelSpec { files },
         options,
         chats,
+        packed: None,
     })?;
     Ok(Session {
         serve,

@@ -26,12 +26,14 @@ use super::slot::Slot;
 use crate::chats;
 use crate::engine::Engine;
 use crate::limits::WORKER_GRACE;
+use crate::packed;
 
 /// Starts the loop in a task of its own.
 pub(super) fn start(
     scheduler: Scheduler,
     engine: Arc<dyn Engine>,
     registry: Registry,
+    packed_cache_bytes: u64,
     sender: mpsc::UnboundedSender<Message>,
     receiver: mpsc::UnboundedReceiver<Message>,
 ) {
@@ -39,6 +41,7 @@ pub(super) fn start(
         scheduler,
         engine,
         registry,
+        packed_cache_bytes,
         sender,
         since: Instant::now(),
         waiting: HashMap::new(),
@@ -60,6 +63,8 @@ struct Actor {
     scheduler: Scheduler,
     engine: Arc<dyn Engine>,
     registry: Registry,
+    /// Bytes that packed weights may take on disk.
+    packed_cache_bytes: u64,
     sender: mpsc::UnboundedSender<Message>,
     since: Instant,
     waiting: HashMap<RequestId, Waiting>,
@@ -212,10 +217,14 @@ impl Actor {
             model: want.model.clone(),
             options: want.options,
             chats: want.chats.clone(),
+            packed: None,
         };
         let (architecture, label, lease) = (want.architecture.clone(), want.label.clone(), want.lease.clone());
         let (engine, sender) = (Arc::clone(&self.engine), self.sender.clone());
+        let (registry, bytes_max) = (self.registry.clone(), self.packed_cache_bytes);
         tokio::spawn(async move {
+            let mut load_request = load_request;
+            load_request.packed = packed::place(registry, &load_request.model.files, bytes_max).await;
             let result = engine.load(&load_request, &architecture, &label.name).await;
             let result = result.map(|(worker, reply)| Arc::new(Slot::new(load, worker, reply, label, lease)));
             let _ = sender.send(Message::Loaded { load, result });

@@ -120,9 +120,21 @@ pub(crate) struct Models {
 
 impl Models {
     /// Starts the loop.
-    pub(crate) fn start(scheduler: Scheduler, engine: Arc<dyn Engine>, registry: Registry) -> Self {
+    pub(crate) fn start(
+        scheduler: Scheduler,
+        engine: Arc<dyn Engine>,
+        registry: Registry,
+        packed_cache_bytes: u64,
+    ) -> Self {
         let (sender, receiver) = mpsc::unbounded_channel();
-        actor::start(scheduler, engine, registry, sender.clone(), receiver);
+        actor::start(
+            scheduler,
+            engine,
+            registry,
+            packed_cache_bytes,
+            sender.clone(),
+            receiver,
+        );
         Self {
             sender,
             next_request: Arc::new(AtomicU64::new(1)),

@@ -96,6 +96,7 @@ impl Stage {
             model: self.files(),
             options: LoadOptions::default(),
             chats: None,
+            packed: None,
         }
     }
 
