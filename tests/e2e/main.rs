@@ -28,6 +28,7 @@ mod measure;
 mod names;
 mod ollama_store;
 mod oracle;
+mod packed;
 mod plugin;
 mod quantize;
 mod quickstart;

@@ -7,6 +7,7 @@ use witness_formats::FileSet;
 use witness_formats::gguf::{Gguf, has_magic};
 use witness_formats::hf::{GenerationConfig, HfConfig, TokenizerConfig};
 use witness_formats::safetensors::SafeTensors;
+use witness_model::packed::PackedForm;
 use witness_model::source::{GgufSource, HfSource, config_of_gguf, config_of_hf};
 use witness_model::{Config, Model};
 use witness_plugin_protocol::FileRef;
@@ -100,11 +101,11 @@ impl Bundle {
         Ok(())
     }
 
-    /// Reads the weights.
-    pub(crate) fn load(&self, config: Config) -> Result<Model, Diagnostic> {
+    /// Reads the weights, or takes them from their packed form as far as it has them.
+    pub(crate) fn load(&self, config: Config, packed: Option<&PackedForm>) -> Result<Model, Diagnostic> {
         Ok(match self {
-            Bundle::Gguf { gguf, .. } => Model::load(config, &GgufSource::new(gguf)?)?,
-            Bundle::Hf { tensors, .. } => Model::load(config, &HfSource::new(tensors))?,
+            Bundle::Gguf { gguf, .. } => Model::load_packed(config, &GgufSource::new(gguf)?, packed)?,
+            Bundle::Hf { tensors, .. } => Model::load_packed(config, &HfSource::new(tensors), packed)?,
         })
     }
 

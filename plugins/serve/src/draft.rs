@@ -112,7 +112,7 @@ impl Loaded {
         let bundle = Bundle::open(&spec.files)?;
         let (config, info) = vocabulary::examine(&bundle, &self.tokenizer)?;
         let capacity_tokens = self.limits.num_ctx.min(vocabulary::positions(&config));
-        let model = Arc::new(bundle.load(config)?);
+        let model = Arc::new(bundle.load(config, None)?);
         let storage = kv_type(self.kv_cache_type, &info);
         let n_parallel = self.num_parallel.min(GUESSING_MAX);
         let n_pages = max_pages(&model, storage, options.kv_bytes, capacity_tokens, n_parallel);

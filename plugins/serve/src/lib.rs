@@ -12,6 +12,7 @@
 //! | `model`, `schedule`, `step` | one loaded model: adapters, who runs, batches |
 //! | `draft` | guesses of a small model of the same vocabulary |
 //! | `pages`, `chats` | keys and values of all sequences, and beginnings that are known; those on disk |
+//! | `packed` | the packed weights, kept beside the model's files behind the answers |
 //! | `measure` | perplexity, divergence and importance of columns, by the same engine |
 //!
 //! **Invariants:** one copy of the base serves all adapters and sequences. At most `num_parallel` sequences run, the rest wait in the
@@ -28,6 +29,7 @@ mod foreign;
 mod inspect;
 mod measure;
 mod model;
+mod packed;
 mod pages;
 mod prompt;
 mod schedule;

@@ -25,6 +25,7 @@ use crate::draft::Draft;
 use crate::engine::{Advance, Engine, State};
 use crate::error;
 use crate::inspect::open_adapter;
+use crate::packed::Keeper;
 use crate::pages::{Pages, PrefixKey};
 use crate::prompt::{self, Limits};
 use crate::sequence::{Admission, Sequence, Worn};
@@ -65,6 +66,8 @@ pub struct Loaded {
     pub(crate) pages: Option<Pages>,
     /// Nothing where chats are not kept on disk.
     pub(crate) chats: Option<Chats>,
+    /// Nothing where the packed weights are not kept, or need no more keeping.
+    pub(crate) keeper: Option<Keeper>,
     pub(crate) threads: Option<Threads>,
     /// How keys and values of a draft are to be stored, if somebody says.
     pub(crate) kv_cache_type: Option<KvCacheType>,
@@ -82,6 +85,7 @@ pub(crate) struct Parts {
     pub(crate) pages: Option<Pages>,
     /// Nothing where chats are not kept on disk.
     pub(crate) chats: Option<Chats>,
+    pub(crate) keeper: Option<Keeper>,
     pub(crate) threads: Option<Threads>,
     pub(crate) kv_cache_type: Option<KvCacheType>,
 }
@@ -108,6 +112,7 @@ impl Loaded {
             logits: Logits::default(),
             pages: parts.pages,
             chats: parts.chats,
+            keeper: parts.keeper,
             threads: parts.threads,
             kv_cache_type: parts.kv_cache_type,
         }

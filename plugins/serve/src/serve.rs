@@ -1,13 +1,15 @@
 //! The plugin's calls.
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::time::Instant;
 
 use witness_diagnostics::{Diagnostic, Kind};
 use witness_instructions::Isa;
 use witness_model::{KvPool, KvShape, KvType, Model, PAGE_TOKENS, Threads};
 use witness_plugin_protocol::{
     GenerateRequest, InspectReply, InspectRequest, LoadAdapterReply, LoadAdapterRequest, LoadReply, LoadRequest,
-    Started, UnloadAdapterRequest,
+    ModelInfo, Started, UnloadAdapterRequest,
 };
 use witness_plugin_sdk::{Init, Level, Serve, ServeEvent, log};
 use witness_template::ChatTemplate;
@@ -19,6 +21,7 @@ use crate::engine::{Engine, GraphEngine};
 use crate::foreign;
 use crate::inspect;
 use crate::model::{Loaded, Parts};
+use crate::packed::{Keeper, Kept};
 use crate::pages::Pages;
 
 /// Context when none is asked for: the smaller of this and what the model was made for.
@@ -74,10 +77,11 @@ impl Serve for CpuServe {
     }
 
     fn load(&mut self, request: LoadRequest) -> Result<(Loaded, LoadReply), Diagnostic> {
+        let begun = Instant::now();
         let bundle = Bundle::open(&request.model.files)?;
         let info = inspect::model_info(&bundle)?;
+        let opened = begun.elapsed();
         let options = request.options;
-        let tokenizer = bundle.tokenizer()?;
         // A model that our graph refuses has been found to be of another family by now, or there would be no facts about it.
         let config = bundle.config().ok();
         let positions_max = config.as_ref().and_then(|config| config.rope.positions_max());
@@ -91,28 +95,41 @@ impl Serve for CpuServe {
             .map(|n| at_most("num_thread", n, NUM_THREAD_MAX))
             .transpose()?;
         let threads = threads.map(Threads::new).transpose()?;
-        let template = info.chat_template.as_deref().unwrap_or(plain_template());
-        let template = ChatTemplate::compile(template).map_err(|error| {
-            let diagnostic = Diagnostic::from(error);
-            log(
-                Level::Warn,
-                &format!("the model's own chat template cannot be used: {diagnostic}"),
-            );
-            diagnostic
-        });
-        let (mut pages, mut chats) = (None, None);
-        let engine: Box<dyn Engine> = match config {
-            Some(config) => {
-                let model = Arc::new(bundle.load(config)?);
+        let name = chats::name_of(&request.model.files);
+        let kept = request
+            .packed
+            .zip(name.clone())
+            .map(|(place, name)| Kept::open(place, name));
+        let form = kept.as_ref().and_then(|kept| kept.form.as_ref());
+        let (words, model) = beside(
+            || {
+                let words = bundle.tokenizer();
+                words.map(|tokenizer| (tokenizer, own_template(&info), begun.elapsed()))
+            },
+            || config.map(|config| (bundle.load(config, form), begun.elapsed())),
+        )
+        .map_err(|error| witness_model::ModelError::Threads(error.to_string()))?;
+        let (tokenizer, template, words_there) = words?;
+        let (mut pages, mut chats, mut keeper) = (None, None, None);
+        let engine: Box<dyn Engine> = match model {
+            Some((model, weights_there)) => {
+                let model = Arc::new(model?);
+                let from = if form.is_some() { "mapped" } else { "made" };
+                log(
+                    Level::Debug,
+                    &format!(
+                        "files looked at after {opened:?}, words there after {words_there:?}, weights {from} after {weights_there:?}"
+                    ),
+                );
                 let kv_type = inspect::kv_type(options.kv_cache_type, &info);
                 let max_pages = max_pages(&model, kv_type, options.kv_bytes, num_ctx, num_parallel);
                 let new = Pages::new(model.new_pool(kv_type, max_pages));
-                let name = chats::name_of(&request.model.files);
                 chats = request
                     .chats
                     .zip(name)
                     .map(|(place, name)| Chats::open(place, about(name, new.pool())));
                 pages = Some(new);
+                keeper = kept.and_then(|kept| Keeper::start(Arc::clone(&model), kept));
                 Box::new(GraphEngine { model, kv_type })
             }
             None => foreign::load(&bundle, &info, num_ctx)?,
@@ -139,6 +156,7 @@ impl Serve for CpuServe {
                 num_parallel,
                 pages,
                 chats,
+                keeper,
                 threads,
                 kv_cache_type: options.kv_cache_type,
             }),
@@ -167,12 +185,46 @@ impl Serve for CpuServe {
     }
 
     fn unload(&mut self, mut model: Loaded) {
+        // Its thread ends first: chats may be long.
+        model.keeper = None;
         model.keep_chats();
     }
 
     fn step(&mut self, model: &mut Loaded, emit: &mut dyn FnMut(ServeEvent<'_>)) -> Result<usize, Diagnostic> {
-        Ok(model.step(emit))
+        let n_left = model.step(emit);
+        if let Some(keeper) = &model.keeper {
+            keeper.answered();
+        }
+        Ok(n_left)
     }
+}
+
+/// Does two things at once: the words of a large vocabulary take as long to sort as packed weights to be found.
+fn beside<A: Send, B>(words: impl FnOnce() -> A + Send, weights: impl FnOnce() -> B) -> std::io::Result<(A, B)> {
+    /// Stack of a main thread: templates nest as deep as their limits allow there.
+    const STACK_BYTES: usize = 8 << 20;
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("words".to_owned())
+            .stack_size(STACK_BYTES);
+        let there = thread.spawn_scoped(scope, words)?;
+        let weights = weights();
+        let words = there.join().unwrap_or_else(|panic| resume_unwind(panic));
+        Ok((words, weights))
+    })
+}
+
+/// Returns the template that a model brings, or why it cannot be used: only a chat without a template of its own needs it.
+fn own_template(info: &ModelInfo) -> Result<ChatTemplate, Diagnostic> {
+    let template = info.chat_template.as_deref().unwrap_or(plain_template());
+    ChatTemplate::compile(template).map_err(|error| {
+        let diagnostic = Diagnostic::from(error);
+        log(
+            Level::Warn,
+            &format!("the model's own chat template cannot be used: {diagnostic}"),
+        );
+        diagnostic
+    })
 }
 
 /// Returns whose keys and values a pool holds and how.
