@@ -22,6 +22,9 @@ use std::sync::Arc;
 /// The most merges that a vocabulary may bring. The largest published ones bring about 515,000.
 pub(crate) const MAX_MERGES: usize = 1 << 22;
 
+/// Merges that a thread looks up at least: fewer take less time than starting it.
+const MERGES_PER_THREAD: usize = 16 << 10;
+
 /// A symbol that is no token and part of no merge.
 const NO_SYMBOL: u32 = u32::MAX;
 
@@ -87,23 +90,30 @@ impl Bpe {
         unknown: Option<u32>,
     ) -> Result<Self, TokenizerError> {
         check_limit("number of merges", merges.len(), MAX_MERGES)?;
+        let merges: Vec<&str> = merges.collect();
         let mut table = PairTable::with_capacity(merges.len());
         let mut extra = ExtraBuilder::new(vocabulary, merges.len());
-        for (rank, merge) in merges.enumerate() {
-            // The first character belongs to the left part even when it is a space.
-            let Some(space) = merge.bytes().skip(1).position(|byte| byte == b' ').map(|at| at + 1) else {
+        for (rank, (merge, known)) in merges.iter().zip(look_up(vocabulary, &merges)).enumerate() {
+            let Some((left, right)) = parts(merge) else {
                 return Err(TokenizerError::damaged(
                     "merges",
                     format!("merge {rank} is not written as two parts with a space between"),
                 ));
             };
-            let (left, right) = (&merge.as_bytes()[..space], &merge.as_bytes()[space + 1..]);
-            let joined = [left, right].concat();
+            let merged = match known.merged {
+                NO_SYMBOL => extra.symbol(&[left, right].concat())?,
+                id => id,
+            };
+            let mut symbol = |known, text| match known {
+                NO_SYMBOL => extra.symbol(text),
+                id => Ok(id),
+            };
+            let (left, right) = (symbol(known.left, left)?, symbol(known.right, right)?);
             let merge = Merge {
                 rank: rank as u32,
-                merged: extra.symbol(&joined)?,
+                merged,
             };
-            table.insert(extra.symbol(left)?, extra.symbol(right)?, merge);
+            table.insert(left, right, merge);
         }
         let extra = extra.finish();
         let byte_symbols = (0..=255u8)
@@ -262,6 +272,62 @@ impl Bpe {
         if out.len() == before {
             out.extend(self.unknown);
         }
+    }
+}
+
+/// The ids of a merge's texts, [`NO_SYMBOL`] for what is no token.
+#[derive(Clone, Copy)]
+struct Known {
+    left: u32,
+    right: u32,
+    merged: u32,
+}
+
+/// Returns the two parts of a merge, written with a space between them.
+fn parts(merge: &str) -> Option<(&[u8], &[u8])> {
+    // The first character belongs to the left part even when it is a space.
+    let space = merge.bytes().skip(1).position(|byte| byte == b' ')? + 1;
+    Some((&merge.as_bytes()[..space], &merge.as_bytes()[space + 1..]))
+}
+
+/// Looks all merges' texts up, on several threads where there are many: a large vocabulary's are a million look-ups, and a model is not loaded before they are done.
+fn look_up(vocabulary: &Vocabulary, merges: &[&str]) -> Vec<Known> {
+    let n_threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+    let per_thread = merges.len().div_ceil(n_threads).max(MERGES_PER_THREAD);
+    let mut known = vec![
+        Known {
+            left: NO_SYMBOL,
+            right: NO_SYMBOL,
+            merged: NO_SYMBOL,
+        };
+        merges.len()
+    ];
+    let mut shares = known.chunks_mut(per_thread).zip(merges.chunks(per_thread));
+    let first = shares.next();
+    std::thread::scope(|scope| {
+        for (known, merges) in shares {
+            scope.spawn(move || look_up_some(vocabulary, merges, known));
+        }
+        if let Some((known, merges)) = first {
+            look_up_some(vocabulary, merges, known);
+        }
+    });
+    known
+}
+
+fn look_up_some(vocabulary: &Vocabulary, merges: &[&str], known: &mut [Known]) {
+    let mut joined = Vec::new();
+    for (known, merge) in known.iter_mut().zip(merges) {
+        let Some((left, right)) = parts(merge) else { continue };
+        joined.clear();
+        joined.extend_from_slice(left);
+        joined.extend_from_slice(right);
+        let id = |text: &[u8]| vocabulary.id(text).unwrap_or(NO_SYMBOL);
+        *known = Known {
+            left: id(left),
+            right: id(right),
+            merged: id(&joined),
+        };
     }
 }
 
