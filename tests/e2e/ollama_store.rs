@@ -133,7 +133,7 @@ fn a_draft_that_stays_behind_is_told() {
     desk.run(["create", "fast", "-f", &recipe]).ok();
     let ran = desk.run(["export", "fast", "out", "--to", "ollama"]);
     assert!(
-        ran.err.contains("warning: the draft `draft` is left out") && ran.err.contains("--to bundle"),
+        ran.err.contains("warning: the draft `small` is left out") && ran.err.contains("--to bundle"),
         "{}",
         ran.err
     );
