@@ -92,8 +92,9 @@ impl Bpe {
         check_limit("number of merges", merges.len(), MAX_MERGES)?;
         let merges: Vec<&str> = merges.collect();
         let mut table = PairTable::with_capacity(merges.len());
-        let mut extra = ExtraBuilder::new(vocabulary, merges.len());
-        for (rank, (merge, known)) in merges.iter().zip(look_up(vocabulary, &merges)).enumerate() {
+        let known = look_up(vocabulary, &merges);
+        let mut extra = ExtraBuilder::new(vocabulary, known.iter().map(Known::n_strange).sum());
+        for (rank, (merge, known)) in merges.iter().zip(known).enumerate() {
             let Some((left, right)) = parts(merge) else {
                 return Err(TokenizerError::damaged(
                     "merges",
@@ -115,7 +116,7 @@ impl Bpe {
             };
             table.insert(left, right, merge);
         }
-        let extra = extra.finish();
+        let extra = extra.extra;
         let byte_symbols = (0..=255u8)
             .map(|byte| {
                 let mut buffer = [0u8; 4];
@@ -283,6 +284,14 @@ struct Known {
     merged: u32,
 }
 
+impl Known {
+    /// Returns how many of the texts are no tokens.
+    fn n_strange(&self) -> usize {
+        let ids = [self.left, self.right, self.merged];
+        ids.into_iter().filter(|id| *id == NO_SYMBOL).count()
+    }
+}
+
 /// Returns the two parts of a merge, written with a space between them.
 fn parts(merge: &str) -> Option<(&[u8], &[u8])> {
     // The first character belongs to the left part even when it is a space.
@@ -316,7 +325,7 @@ fn look_up(vocabulary: &Vocabulary, merges: &[&str]) -> Vec<Known> {
 }
 
 fn look_up_some(vocabulary: &Vocabulary, merges: &[&str], known: &mut [Known]) {
-    let mut joined = Vec::new();
+    let (mut joined, mut last) = (Vec::new(), 0);
     for (known, merge) in known.iter_mut().zip(merges) {
         let Some((left, right)) = parts(merge) else { continue };
         joined.clear();
@@ -326,8 +335,12 @@ fn look_up_some(vocabulary: &Vocabulary, merges: &[&str], known: &mut [Known]) {
         *known = Known {
             left: id(left),
             right: id(right),
-            merged: id(&joined),
+            // Vocabularies are numbered as their tokens were merged.
+            merged: vocabulary.id_near(&joined, last).unwrap_or(NO_SYMBOL),
         };
+        if known.merged != NO_SYMBOL {
+            last = known.merged;
+        }
     }
 }
 
@@ -339,13 +352,13 @@ struct ExtraBuilder<'a> {
 }
 
 impl<'a> ExtraBuilder<'a> {
-    fn new(vocabulary: &'a Vocabulary, merges: usize) -> Self {
+    /// Makes room for so many texts that are no tokens.
+    fn new(vocabulary: &'a Vocabulary, n_texts: usize) -> Self {
         Self {
             vocabulary,
             extra: Extra {
                 texts: Vec::new(),
-                // Each merge names at most three texts.
-                index: TextIndex::with_capacity(merges * 3),
+                index: TextIndex::with_capacity(n_texts),
                 base: vocabulary.len() as u32,
             },
             bytes: 0,
@@ -363,16 +376,5 @@ impl<'a> ExtraBuilder<'a> {
         let Extra { texts, index, base } = &mut self.extra;
         index.insert(number, |number| &texts[number as usize]);
         Ok(number + *base)
-    }
-
-    fn finish(self) -> Extra {
-        let mut extra = self.extra;
-        // Nearly always there are none: the room that was kept for them goes back.
-        let mut index = TextIndex::with_capacity(extra.texts.len());
-        for number in 0..extra.texts.len() as u32 {
-            index.insert(number, |number| &extra.texts[number as usize]);
-        }
-        extra.index = index;
-        extra
     }
 }

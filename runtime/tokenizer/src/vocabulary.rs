@@ -55,6 +55,8 @@ pub(crate) struct Vocabulary {
     scores: Vec<f32>,
     index: TextIndex,
     token_bytes_max: usize,
+    /// No two tokens have the same text.
+    is_unambiguous: bool,
 }
 
 impl Vocabulary {
@@ -95,11 +97,12 @@ impl Vocabulary {
             kinds,
             scores,
             token_bytes_max,
+            is_unambiguous: true,
         };
         let mut index = TextIndex::with_capacity(count);
         for id in 0..count as u32 {
-            if vocabulary.kind(id) != TokenKind::Absent {
-                index.insert(id, |id| vocabulary.bytes(id));
+            if vocabulary.kind(id) != TokenKind::Absent && index.insert(id, |id| vocabulary.bytes(id)) != id {
+                vocabulary.is_unambiguous = false;
             }
         }
         vocabulary.index = index;
@@ -144,6 +147,14 @@ impl Vocabulary {
     /// Returns the id of a text.
     pub(crate) fn id(&self, text: &[u8]) -> Option<u32> {
         self.index.get(text, |id| self.bytes(id))
+    }
+
+    /// As [`Vocabulary::id`], for texts that mostly come in the order of their ids: looks at `near` and at the one behind it first.
+    pub(crate) fn id_near(&self, text: &[u8], near: u32) -> Option<u32> {
+        let is_it = |id: &u32| self.kind(*id) != TokenKind::Absent && self.bytes(*id) == text;
+        let found = [near, near.saturating_add(1)].into_iter().find(is_it);
+        // Of several with one text, the first is meant.
+        found.filter(|_| self.is_unambiguous).or_else(|| self.id(text))
     }
 
     /// Returns the bytes of the longest token.
@@ -192,6 +203,25 @@ mod tests {
         assert_eq!((vocabulary.text(2), vocabulary.kind(2)), ("longer", TokenKind::Control));
         assert_eq!((vocabulary.text(3), vocabulary.kind(9)), ("", TokenKind::Absent));
         assert_eq!(vocabulary.token_bytes_max(), 6);
+    }
+
+    // Wherever the search begins, and of two tokens with one text always the first.
+    #[test]
+    fn a_text_is_found_from_anywhere() {
+        for (texts, expected) in [(["a", "b", "c"], [0, 1, 2]), (["a", "b", "a"], [0, 1, 0])] {
+            let tokens = texts.iter().map(|text| (*text, TokenKind::Normal));
+            let vocabulary = Vocabulary::new(3, tokens, Vec::new()).unwrap();
+            for near in [0, 1, 2, 3, u32::MAX] {
+                for (text, expected) in texts.iter().zip(expected) {
+                    assert_eq!(
+                        vocabulary.id_near(text.as_bytes(), near),
+                        Some(expected),
+                        "{text} {near}"
+                    );
+                }
+                assert_eq!(vocabulary.id_near(b"d", near), None);
+            }
+        }
     }
 
     #[test]
