@@ -1,6 +1,6 @@
 //! Behind the answers: weights that were packed from the model's files go to a file beside them, and those that were mapped from there to memory of their own.
 //!
-//! One thread for each loaded model, of the lowest standing, which begins once the model has answered (or is idle for a while) and is given up when the model goes. What it
+//! One thread for each loaded model, of the lowest standing, which begins once the model has answered (or is loaded for a while) and is given up when the model goes. What it
 //! does is in [`witness_model::packed`]; nothing waits for it but the end, for a part of some megabytes.
 
 use std::fs::File;
@@ -16,7 +16,7 @@ use witness_model::packed::{self, PackedForm, TakenOver};
 use witness_plugin_protocol::PackedFile;
 use witness_plugin_sdk::{Level, log};
 
-/// How long to wait for a first answer of a model that may have been loaded for later.
+/// How long to wait for the end of a first answer, which copying would slow down: a model may have been loaded for later, and a long answer gains by the copy.
 const FIRST_ANSWER_WAIT: Duration = Duration::from_secs(2);
 /// How long the end of a model waits for its thread to leave its work cleanly. A file half-written is known for one, and removed when its time comes.
 const LEAVE_WAIT: Duration = Duration::from_millis(500);
@@ -74,7 +74,7 @@ pub(crate) struct Keeper {
 struct Shared {
     /// Set by the model's thread when the model goes.
     is_over: AtomicBool,
-    /// Set by the model's thread after its first step; the other one waits for it.
+    /// Set by the model's thread once nobody is waiting for it; the other one waits for that.
     has_answered: Mutex<bool>,
     changed: Condvar,
 }
@@ -106,7 +106,7 @@ impl Keeper {
         }
     }
 
-    /// Says that the model has made a step for somebody.
+    /// Says that the model has answered all who asked.
     pub(crate) fn answered(&self) {
         let mut has_answered = self.shared.has_answered.lock().unwrap_or_else(PoisonError::into_inner);
         if !*has_answered {

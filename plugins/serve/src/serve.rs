@@ -192,7 +192,9 @@ impl Serve for CpuServe {
 
     fn step(&mut self, model: &mut Loaded, emit: &mut dyn FnMut(ServeEvent<'_>)) -> Result<usize, Diagnostic> {
         let n_left = model.step(emit);
-        if let Some(keeper) = &model.keeper {
+        if n_left == 0
+            && let Some(keeper) = &model.keeper
+        {
             keeper.answered();
         }
         Ok(n_left)
