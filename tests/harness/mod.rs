@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
@@ -16,6 +17,24 @@ use sha2::{Digest, Sha256};
 /// The checkout that the tests run from.
 pub(crate) fn checkout() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Returns a port that nobody listens at and that no other home of this process has. It lies below those that the system gives to connections and to whoever asks for
+/// any: between here and the start of a daemon, or while it is down, one of those could become a stranger's, who would be taken for the daemon.
+fn free_port() -> u16 {
+    static N_GIVEN: AtomicU32 = AtomicU32::new(0);
+    const FIRST: u32 = 12_000;
+    const COUNT: u32 = 20_000;
+    loop {
+        // Processes that run at the same time begin far from each other.
+        let place = std::process::id()
+            .wrapping_mul(997)
+            .wrapping_add(N_GIVEN.fetch_add(1, Ordering::Relaxed));
+        let port = (FIRST + place % COUNT) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// A directory that goes away with the value, and a free port.
@@ -26,10 +45,7 @@ pub(crate) struct Home {
 
 impl Home {
     pub(crate) fn new() -> Self {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .and_then(|socket| socket.local_addr())
-            .expect("loopback is there")
-            .port();
+        let port = free_port();
         Self {
             directory: tempfile::tempdir().expect("a temporary directory can be made"),
             port,
