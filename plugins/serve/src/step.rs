@@ -1,6 +1,5 @@
 //! One step of a model: every running sequence advances by a token or by a chunk of its prompt, in one batch.
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use witness_batching::{Pending, shares};
@@ -205,24 +204,19 @@ impl Loaded {
                 0 => Default::default(),
                 _ => logits.next().unwrap_or_default(),
             };
-            Mutex::new((sequence, logits, Spoken::default()))
+            (sequence, logits)
         });
         let turns: Vec<_> = turns.collect();
-        let speak = |index: usize| {
-            // Each turn is one task's alone; the lock only tells the compiler.
-            if let Ok(mut turn) = turns[index].try_lock() {
-                let (sequence, logits, spoken) = &mut *turn;
-                *spoken = Spoken::of(sequence, logits.chunks_exact_mut(vocab_size), tokenizer);
-            }
+        let mut all: Vec<Spoken> = turns.iter().map(|_| Spoken::default()).collect();
+        let turns = turns.into_iter().zip(&mut all);
+        let speak = |((sequence, logits), spoken): ((&mut Sequence, &mut [f32]), &mut Spoken)| {
+            *spoken = Spoken::of(sequence, logits.chunks_exact_mut(vocab_size), tokenizer);
         };
         match turns.len() {
-            1 => speak(0),
-            n => Threads::run_on(threads.as_ref(), || Pool::current().run(n, speak)),
+            1 => turns.for_each(speak),
+            _ => Threads::run_on(threads.as_ref(), || Pool::current().run_on_each(turns, speak)),
         }
-        let turns = turns
-            .into_iter()
-            .map(|turn| turn.into_inner().unwrap_or_else(PoisonError::into_inner));
-        turns.map(|(_, _, spoken)| spoken).collect()
+        all
     }
 
     fn end(&mut self, mut sequence: Sequence, reason: DoneReason, emit: &mut dyn FnMut(ServeEvent<'_>)) {

@@ -14,7 +14,6 @@
 mod avx2;
 
 use std::ops::Range;
-use std::sync::Mutex;
 
 use witness_instructions::Isa;
 #[cfg(target_arch = "x86_64")]
@@ -129,14 +128,9 @@ impl Activations {
             }
             return Ok(());
         }
-        let groups: Vec<_> = groups.map(Mutex::new).collect();
-        pool.run(groups.len(), |index| {
-            // Each group is one task's alone; the lock only tells the compiler.
-            if let Ok(mut group) = groups[index].try_lock() {
-                let (numbers, records) = &mut *group;
-                // SAFETY: as above.
-                unsafe { round(numbers, n_columns, records) };
-            }
+        // SAFETY: as above.
+        pool.run_on_each(groups, |(numbers, records)| unsafe {
+            round(numbers, n_columns, records)
         });
         Ok(())
     }

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "tasks write disjoint rows of one output")]
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use witness_formats::gguf::GgmlType;
 use witness_instructions::Isa;
@@ -67,13 +67,8 @@ impl PackedMatrix {
                 .as_mut_slice()
                 .chunks_exact_mut(format.tile_bytes(n_columns / BLOCK));
             let rows = blocks.chunks(TILE_ROWS * row_bytes);
-            let tiles: Vec<_> = tiles.zip(rows).map(Mutex::new).collect();
-            pool.run(tiles.len(), |index| {
-                // Each tile is one task's alone; the lock only tells the compiler.
-                if let Ok(mut tile) = tiles[index].try_lock() {
-                    let (tile, rows) = &mut *tile;
-                    pack_tile(kind, format, rows, row_bytes, tile);
-                }
+            pool.run_on_each(tiles.zip(rows), |(tile, rows)| {
+                pack_tile(kind, format, rows, row_bytes, tile);
             });
         }
         Ok(PackedMatrix {

@@ -160,6 +160,20 @@ impl Pool {
             resume_unwind(panic);
         }
     }
+
+    /// As [`Pool::run`], with a task for each item, which is that task's own.
+    ///
+    /// # Panics
+    /// As [`Pool::run`].
+    pub fn run_on_each<T: Send>(&self, items: impl IntoIterator<Item = T>, task: impl Fn(T) + Sync) {
+        let items: Vec<_> = items.into_iter().map(|item| Mutex::new(Some(item))).collect();
+        self.run(items.len(), |index| {
+            // Each number comes once; the lock only tells the compiler.
+            if let Some(item) = items[index].try_lock().ok().and_then(|mut item| item.take()) {
+                task(item);
+            }
+        });
+    }
 }
 
 impl Drop for Pool {
@@ -298,6 +312,17 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // Each item goes to one task, by value, whatever the number of threads.
+    #[test]
+    fn each_item_is_one_tasks_own() {
+        for n_threads in [1, 3] {
+            let mut doubled = [0; 100];
+            let items = doubled.iter_mut().zip(0..);
+            Pool::new(n_threads).run_on_each(items, |(to, number)| *to += 2 * number);
+            assert!(doubled.iter().zip(0..).all(|(found, number)| *found == 2 * number));
+        }
+    }
 
     // Every task runs once, whatever the number of threads, of tasks and of jobs one after the other.
     #[test]

@@ -11,7 +11,6 @@
 #![expect(unsafe_code, reason = "vector loads within lengths that are checked")]
 
 use std::ops::Range;
-use std::sync::Mutex;
 
 use super::sixteen::{Number, Sixteen};
 use crate::output::Output;
@@ -41,14 +40,7 @@ impl Turned {
         let panels = numbers
             .chunks_mut(panel * padded(n_columns))
             .zip(x.chunks(panel * n_columns));
-        let panels: Vec<_> = panels.map(Mutex::new).collect();
-        pool.run(panels.len(), |index| {
-            // Each panel is one task's alone; the lock only tells the compiler.
-            if let Ok(mut panel) = panels[index].try_lock() {
-                let (numbers, x) = &mut *panel;
-                turn(x, n_columns, numbers);
-            }
-        });
+        pool.run_on_each(panels, |(numbers, x)| turn(x, n_columns, numbers));
         Turned {
             n_tokens,
             n_columns,
