@@ -158,6 +158,25 @@ impl Activations {
         tokens.step_by(step).map(move |first| first..(first + step).min(end))
     }
 
+    /// Returns the groups of a panel as [`Activations::groups`] does, or one of a panel of whole groups of 16, as many as `wide` tokens.
+    pub(crate) fn wide_groups(
+        &self,
+        panel: Range<usize>,
+        wide: usize,
+    ) -> impl Iterator<Item = (Range<usize>, &[Record])> {
+        let n_blocks = self.n_columns / BLOCK;
+        let is_wide = panel.len() == wide;
+        let all = is_wide.then(|| {
+            (
+                panel.clone(),
+                &self.records[panel.start * n_blocks..panel.end * n_blocks],
+            )
+        });
+        let groups = self.groups(panel.start..if is_wide { panel.start } else { panel.end });
+        let groups = groups.map(move |(first, records)| (first..first + records.len() / n_blocks, records));
+        all.into_iter().chain(groups)
+    }
+
     /// Returns the groups of a panel: the first token, and the records by block and then by token.
     pub(crate) fn groups(&self, panel: Range<usize>) -> impl Iterator<Item = (usize, &[Record])> {
         let n_blocks = self.n_columns / BLOCK;

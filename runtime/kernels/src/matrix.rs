@@ -11,7 +11,7 @@ use crate::activations::{Activations, TOKENS_MAX};
 use crate::error::{KernelError, Result};
 use crate::format::{ALIGNMENT, BLOCK, Format, LAYOUT_VERSION, TILE_ROWS};
 use crate::lanes::amx::{self, Rows, Tiles, Unit};
-use crate::lanes::{AHEAD, Kernel};
+use crate::lanes::{AHEAD, Kernel, WIDE};
 use crate::memory::{Buffer, Bytes, Watch};
 use crate::output::Output;
 use crate::pack::pack_tile;
@@ -23,7 +23,7 @@ const TASKS_PER_THREAD: usize = 8;
 /// Tiles, tokens of a panel, and columns in blocks of a slab, whose products a task adds up before it goes on. A group's records of a slab (24 KiB) stay in the first
 /// cache while all tiles pass, the weights of a slab and the sums (32 KiB) in the second.
 const TILES_MAX: usize = 8;
-const PANEL_TOKENS: usize = 64;
+const PANEL_TOKENS: usize = WIDE;
 const SLAB_BLOCKS: usize = 32;
 /// Fewest tokens for the tile unit: with 16 it is as quick as the dot products or slower, for it unpacks to memory.
 const TILED_TOKENS: usize = 2 * amx::TOKENS;
@@ -255,20 +255,21 @@ impl PackedMatrix {
             let mut sums = [[[0.0; TILE_ROWS]; PANEL_TOKENS]; TILES_MAX];
             for start in (0..n_blocks).step_by(SLAB_BLOCKS) {
                 let blocks = start..n_blocks.min(start + SLAB_BLOCKS);
-                for (first, records) in x.groups(panel.clone()) {
-                    let n_tokens = records.len() / n_blocks;
-                    let records = &records[blocks.start * n_tokens..blocks.end * n_tokens];
+                for (tokens, records) in x.wide_groups(panel.clone(), WIDE) {
+                    let in_group = tokens.len().min(TOKENS_MAX);
+                    let to_last = (tokens.len() - in_group) * n_blocks;
+                    let records = &records[blocks.start * in_group..to_last + blocks.end * in_group];
                     if blocks.end == n_blocks {
-                        output.fetch(first..first + n_tokens, tiles.start * TILE_ROWS..tiles.end * TILE_ROWS);
+                        output.fetch(tokens.clone(), tiles.start * TILE_ROWS..tiles.end * TILE_ROWS);
                     }
                     // The same columns of the next tile.
-                    let ahead = if first == 0 {
+                    let ahead = if tokens.start == 0 {
                         self.format.tile_bytes(n_blocks)
                     } else {
                         0
                     };
                     for (index, sums) in tiles.clone().zip(&mut sums) {
-                        let sums = &mut sums[first - panel.start..][..n_tokens];
+                        let sums = &mut sums[tokens.start - panel.start..][..tokens.len()];
                         kernel.run(self.tile(index), n_blocks, blocks.clone(), ahead, records, sums);
                     }
                 }

@@ -45,12 +45,18 @@ impl<'a> Output<'a> {
     ///
     /// # Safety
     /// Nobody else reads or writes these rows of this token meanwhile.
+    #[inline]
     pub(crate) unsafe fn put(self, token: usize, first: usize, numbers: &[f32]) {
         let len = numbers.len().min(self.n_rows.saturating_sub(first));
         let start = self.at(token, first, 1);
         // SAFETY: the token and the rows are within the outputs; the caller answers for the rest.
         let rows = unsafe { std::slice::from_raw_parts_mut(start, len) };
-        rows.copy_from_slice(&numbers[..len]);
+        let numbers = &numbers[..len];
+        match (rows.as_mut_array::<LINE>(), numbers.as_array::<LINE>()) {
+            // A length that the compiler knows takes a few moves, another a call.
+            (Some(rows), Some(numbers)) => *rows = *numbers,
+            _ => rows.copy_from_slice(numbers),
+        }
     }
 
     /// Asks for the cache lines of some rows of some tokens, which will be written soon.

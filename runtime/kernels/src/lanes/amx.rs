@@ -29,7 +29,7 @@ use std::ops::Range;
 
 use witness_formats::gguf::GgmlType;
 
-use super::unpack::{by_sixteen, has_minimum, scales_of_block, scales_of_halves, unpack};
+use super::unpack::{by_sixteen, halves_of_head, scales, unpack};
 use super::vnni::Vnni;
 use super::{Lanes, Type, types};
 use crate::activations::Record;
@@ -248,22 +248,18 @@ unsafe fn fill<K: Type>(tile: *const u8, n_blocks: usize, blocks: Range<usize>, 
         unsafe {
             let head = tile.add(block / format.blocks * format.head_bytes());
             let codes = tile.add(format.heads_bytes(n_blocks) + block * format.code_bytes());
-            let d = Vnni::halves(head);
-            let m = match has_minimum(format.scales) {
-                true => Vnni::halves(head.add(2 * TILE_ROWS)),
-                false => Vnni::float(0.0),
-            };
+            let scales = scales::<Vnni, K>(head, j, halves_of_head::<Vnni, K>(head));
             let mut w = unpack::<Vnni, K>(codes).map(|w| match format.codes {
                 // Back from where VNNI wants them.
                 Codes::Bytes | Codes::Values => Vnni::signed(w),
                 _ => _mm512_sub_epi8(w, _mm512_set1_epi8(format.offset as i8)),
             });
-            let (mut scale, mut minimum) = (d, m);
             if by_sixteen(format.scales) {
-                let (scales, counts) = scales_of_halves::<Vnni, K>(head, j);
-                _mm512_store_si512(slab.counts[at].as_mut_ptr().cast(), counts);
+                _mm512_store_si512(slab.counts[at].as_mut_ptr().cast(), scales.counts);
                 for (k, w) in w.iter_mut().enumerate() {
-                    let (even, odd) = products(*w, scales[k / 4]);
+                    // Whole numbers in f32, as VNNI wants them.
+                    let factor = _mm512_cvtps_epi32(_mm512_castsi512_ps(scales.factors[k / 4]));
+                    let (even, odd) = products(*w, factor);
                     *w = low_bytes(even, odd);
                     if in_two(format.codes) {
                         let high = low_bytes(_mm512_srai_epi16::<6>(even), _mm512_srai_epi16::<6>(odd));
@@ -273,11 +269,9 @@ unsafe fn fill<K: Type>(tile: *const u8, n_blocks: usize, blocks: Range<usize>, 
                         *w = _mm512_sub_epi8(_mm512_setzero_si512(), *w);
                     }
                 }
-            } else {
-                (scale, minimum) = scales_of_block::<Vnni, K>(head, j, d, m);
             }
-            _mm512_store_ps(slab.scales[at].as_mut_ptr(), scale);
-            _mm512_store_ps(slab.minimums[at].as_mut_ptr(), minimum);
+            _mm512_store_ps(slab.scales[at].as_mut_ptr(), scales.d);
+            _mm512_store_ps(slab.minimums[at].as_mut_ptr(), scales.m);
             for (w, to) in w.iter().zip(&mut slab.codes[at]) {
                 _mm512_store_si512(to.as_mut_ptr().cast(), *w);
             }

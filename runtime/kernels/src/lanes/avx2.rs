@@ -5,13 +5,13 @@ use std::arch::x86_64::*;
 
 use witness_formats::gguf::GgmlType;
 
-use super::{Lanes, Run, Type, kernels_of, multiply, types};
+use super::{Lanes, Run, ScaledAsIntegers, Type, kernels_of, multiply, scaled_as_integers, types};
 use crate::activations::Record;
 use crate::format::TILE_ROWS;
 
 struct Avx2;
 
-kernels_of!(Avx2, "avx2,fma,f16c", 1);
+kernels_of!(Avx2, "avx2,fma,f16c");
 
 /// Returns 4 bytes in every lane.
 ///
@@ -26,6 +26,7 @@ unsafe fn four(x: *const i8, k: usize) -> __m256i {
 
 impl Lanes for Avx2 {
     const ROWS: usize = 8;
+    const TOGETHER: usize = 1;
     type Bytes = __m256i;
     type Ints = __m256i;
     type Floats = __m256;
@@ -194,9 +195,16 @@ impl Lanes for Avx2 {
     /// Two products of 15 (4 bits) or 31 (5 bits) times 127 and another: eight such pairs of 4 bits (30,480) and four of 5 bits (31,496) fit into 16 bits.
     #[inline]
     #[target_feature(enable = "avx2")]
-    unsafe fn dot<const BITS: u32>(w: &[__m256i; 8], x: *const i8, start: __m256i) -> __m256i {
-        // SAFETY: the caller promises 32 bytes.
+    unsafe fn dot<const BITS: u32, const OFFSET: i32>(w: &[__m256i; 8], x: *const Record) -> __m256i {
+        // SAFETY: the caller promises a record, which has 32 codes.
         unsafe {
+            let negative_sum = _mm256_set1_epi32((*x).negative_sum);
+            let start = match OFFSET {
+                8 => _mm256_slli_epi32::<3>(negative_sum),
+                16 => _mm256_slli_epi32::<4>(negative_sum),
+                _ => _mm256_setzero_si256(),
+            };
+            let x = (&raw const (*x).codes).cast::<i8>();
             let a = _mm256_maddubs_epi16(w[0], four(x, 0));
             let b = _mm256_maddubs_epi16(w[4], four(x, 4));
             let a = _mm256_add_epi16(a, _mm256_maddubs_epi16(w[1], four(x, 1)));
@@ -218,7 +226,9 @@ impl Lanes for Avx2 {
     /// do not.
     #[inline]
     #[target_feature(enable = "avx2")]
-    unsafe fn dot_signed(w: &[__m256i; 8], x: *const i8, _: i32) -> __m256i {
+    unsafe fn dot_signed(w: &[__m256i; 8], x: *const Record) -> __m256i {
+        // SAFETY: the caller promises a record, which has 32 codes.
+        let x = unsafe { (&raw const (*x).codes).cast::<i8>() };
         let ones = _mm256_set1_epi16(1);
         let mut sums = [_mm256_setzero_si256(); 2];
         for k in 0..8 {
@@ -230,6 +240,10 @@ impl Lanes for Avx2 {
         _mm256_add_epi32(sums[0], sums[1])
     }
 
+    scaled_as_integers!();
+}
+
+impl ScaledAsIntegers for Avx2 {
     /// The scale twice in each lane: the second instruction of the dot product multiplies with it.
     #[inline]
     #[target_feature(enable = "avx2")]

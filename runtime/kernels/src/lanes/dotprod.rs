@@ -9,16 +9,17 @@ use std::arch::asm;
 use half::f16;
 use witness_formats::gguf::GgmlType;
 
-use super::{Lanes, Run, Type, kernels_of, multiply, types};
+use super::{Lanes, Run, ScaledAsIntegers, Type, kernels_of, multiply, scaled_as_integers, types};
 use crate::activations::Record;
 use crate::format::TILE_ROWS;
 
 struct DotProd;
 
-kernels_of!(DotProd, "neon,dotprod", 1);
+kernels_of!(DotProd, "neon,dotprod");
 
 impl Lanes for DotProd {
     const ROWS: usize = 4;
+    const TOGETHER: usize = 1;
     type Bytes = uint8x16_t;
     type Ints = int32x4_t;
     type Floats = float32x4_t;
@@ -190,18 +191,26 @@ impl Lanes for DotProd {
     /// Codes below 128 are the same signed and unsigned.
     #[inline]
     #[target_feature(enable = "neon,dotprod")]
-    unsafe fn dot<const BITS: u32>(w: &[uint8x16_t; 8], x: *const i8, start: int32x4_t) -> int32x4_t {
-        // SAFETY: the caller promises 32 bytes.
-        unsafe { sixteen(w, 4, vld1q_s8(x.add(16)), sixteen(w, 0, vld1q_s8(x), start)) }
+    unsafe fn dot<const BITS: u32, const OFFSET: i32>(w: &[uint8x16_t; 8], x: *const Record) -> int32x4_t {
+        // SAFETY: the caller promises a record, which has 32 codes.
+        unsafe {
+            let start = vdupq_n_s32((*x).negative_sum * OFFSET);
+            let x = (&raw const (*x).codes).cast::<i8>();
+            sixteen(w, 4, vld1q_s8(x.add(16)), sixteen(w, 0, vld1q_s8(x), start))
+        }
     }
 
     #[inline]
     #[target_feature(enable = "neon,dotprod")]
-    unsafe fn dot_signed(w: &[uint8x16_t; 8], x: *const i8, _: i32) -> int32x4_t {
-        // SAFETY: the caller promises 32 bytes.
-        unsafe { DotProd::dot::<8>(w, x, vdupq_n_s32(0)) }
+    unsafe fn dot_signed(w: &[uint8x16_t; 8], x: *const Record) -> int32x4_t {
+        // SAFETY: as promised by the caller.
+        unsafe { DotProd::dot::<8, 0>(w, x) }
     }
 
+    scaled_as_integers!();
+}
+
+impl ScaledAsIntegers for DotProd {
     #[inline]
     #[target_feature(enable = "neon")]
     unsafe fn factor(scales: int32x4_t) -> int32x4_t {

@@ -9,9 +9,9 @@ use crate::format::TILE_ROWS;
 struct Emulated;
 
 #[cfg(target_arch = "aarch64")]
-kernels_of!(Emulated, "neon", 4);
+kernels_of!(Emulated, "neon");
 #[cfg(target_arch = "x86_64")]
-kernels_of!(Emulated, "sse2", 4);
+kernels_of!(Emulated, "sse2");
 
 type Bytes = [u8; 64];
 type Ints = [i32; 16];
@@ -47,6 +47,7 @@ fn both<T: Copy, U: Copy + Default>(a: [T; 16], b: [T; 16], f: impl Fn(T, T) -> 
 
 impl Lanes for Emulated {
     const ROWS: usize = 16;
+    const TOGETHER: usize = 8;
     type Bytes = Bytes;
     type Ints = Ints;
     type Floats = Floats;
@@ -159,28 +160,45 @@ impl Lanes for Emulated {
         unsafe { at.cast::<Floats>().write(floats) }
     }
 
-    unsafe fn dot<const BITS: u32>(w: &[Bytes; 8], x: *const i8, start: Ints) -> Ints {
-        // SAFETY: the caller promises 32 bytes.
-        let x = unsafe { x.cast::<[[i8; 4]; 8]>().read() };
-        w.iter().zip(x).fold(start, |sums, (w, x)| dots(sums, *w, x))
+    unsafe fn dot<const BITS: u32, const OFFSET: i32>(w: &[Bytes; 8], x: *const Record) -> Ints {
+        // SAFETY: the caller promises a record.
+        let x = unsafe { *x };
+        let (codes, _) = x.codes.as_chunks::<4>();
+        w.iter()
+            .zip(codes)
+            .fold([x.negative_sum * OFFSET; 16], |sums, (w, x)| dots(sums, *w, *x))
     }
 
-    unsafe fn dot_signed(w: &[Bytes; 8], x: *const i8, negative_sum: i32) -> Ints {
-        // SAFETY: the caller promises 32 bytes.
-        unsafe { Emulated::dot::<8>(w, x, [negative_sum << 7; 16]) }
+    unsafe fn dot_signed(w: &[Bytes; 8], x: *const Record) -> Ints {
+        // SAFETY: as promised by the caller.
+        unsafe { Emulated::dot::<8, 128>(w, x) }
     }
 
-    unsafe fn factor(scales: Ints) -> Ints {
-        scales
+    unsafe fn factors(scales: [Ints; 2]) -> [Ints; 3] {
+        [scales[0], scales[1], [0; 16]]
     }
 
-    unsafe fn dot_scaled<const BITS: u32, const HALF: usize>(w: &[Bytes; 8], x: *const i8, factor: Ints) -> Ints {
-        // SAFETY: the caller promises 16 bytes.
-        let x = unsafe { x.cast::<[[i8; 4]; 4]>().read() };
-        let sums = w[4 * HALF..]
-            .iter()
-            .zip(x)
-            .fold([0; 16], |sums, (w, x)| dots(sums, *w, x));
-        both(sums, factor, |sum, factor| sum * factor)
+    unsafe fn dots_of_halves<const BITS: u32, const OFFSET: i32, const N: usize>(
+        w: &[Bytes; 8],
+        x: *const Record,
+        _: [Ints; 3],
+        mut meanwhile: impl FnMut(usize),
+    ) -> [[Ints; 2]; N] {
+        std::array::from_fn(|t| {
+            meanwhile(t);
+            // SAFETY: the caller promises `N` records.
+            let x = unsafe { *x.add(t) };
+            let (codes, _) = x.codes.as_chunks::<4>();
+            [0, 1].map(|half| {
+                let start = [-OFFSET * i32::from(x.sums[half]); 16];
+                let pairs = w.iter().zip(codes).skip(4 * half).take(4);
+                pairs.fold(start, |sums, (w, x)| dots(sums, *w, *x))
+            })
+        })
+    }
+
+    unsafe fn joined(dots: [Ints; 2], factors: [Ints; 3]) -> Floats {
+        let products = [0, 1].map(|half| both(dots[half], factors[half], |dot, factor| (dot * factor) as f32));
+        both(products[0], products[1], |a, b| a + b)
     }
 }

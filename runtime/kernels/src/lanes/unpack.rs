@@ -86,70 +86,100 @@ pub(super) unsafe fn unpack<S: Lanes, K: Type>(codes: *const u8) -> [S::Bytes; 8
     }
 }
 
-/// Returns the factors of a block's codes and of their sum, of a type with one scale a block.
+/// The scales of a block, for the rows of a register. What a type does not have is zero.
+pub(super) struct BlockScales<S: Lanes> {
+    /// Times a code is the number, if one scale serves the block; else times the scale of its half too.
+    pub(super) d: S::Floats,
+    /// Times a sum of inputs is added or taken off, if one scale serves the block; else times the counts of the halves too.
+    pub(super) m: S::Floats,
+    /// The scales of the halves, as [`Lanes::factors`] makes them.
+    pub(super) factors: [S::Ints; 3],
+    /// The counts of the minimum of the two halves, as a pair.
+    pub(super) counts: S::Ints,
+}
+
+impl<S: Lanes> Clone for BlockScales<S> {
+    fn clone(&self) -> BlockScales<S> {
+        *self
+    }
+}
+
+impl<S: Lanes> Copy for BlockScales<S> {}
+
+/// Returns the scale and the minimum that a superblock's blocks share, zero where the type has none.
+///
+/// # Safety
+/// The processor has the instructions; a head lies at `head`, moved on to the halves of this part's rows.
+#[inline(always)]
+pub(super) unsafe fn halves_of_head<S: Lanes, K: Type>(head: *const u8) -> [S::Floats; 2] {
+    // SAFETY: both are read within the head.
+    unsafe {
+        let m = match has_minimum(const { K::FORMAT }.scales) {
+            true => S::halves(head.add(2 * TILE_ROWS)),
+            false => S::float(0.0),
+        };
+        [S::halves(head), m]
+    }
+}
+
+/// Returns the scales of block `j` of a superblock, whose blocks share scale and minimum `d`.
 ///
 /// # Safety
 /// The processor has the instructions; `fields` is a head, moved on to the bytes of this part's rows.
 #[inline(always)]
-pub(super) unsafe fn scales_of_block<S: Lanes, K: Type>(
-    fields: *const u8,
-    j: usize,
-    d: S::Floats,
-    m: S::Floats,
-) -> (S::Floats, S::Floats) {
+pub(super) unsafe fn scales<S: Lanes, K: Type>(fields: *const u8, j: usize, d: [S::Floats; 2]) -> BlockScales<S> {
     let bits = |n: usize| 4 * (n as u32);
     // SAFETY: fields are read within the head.
     unsafe {
+        let [d, m] = d;
+        let zero = S::int(0);
+        let of_block = |d, m| BlockScales {
+            d,
+            m,
+            factors: [zero; 3],
+            counts: zero,
+        };
+        let of_halves = |halves, counts| BlockScales {
+            d,
+            m,
+            factors: S::factors(halves),
+            counts,
+        };
         let field = fields.add(2 * TILE_ROWS);
         match const { K::FORMAT }.scales {
+            Scales::Half | Scales::HalfMinimum => of_block(d, m),
             Scales::Six => {
                 let field = field.add(2 * TILE_ROWS);
                 let low = S::small(field.add(j * TILE_ROWS));
                 let high = S::bits(S::small(field.add((8 + j % 4) * TILE_ROWS)), bits(j / 4), 15);
                 let counts = S::or_ints(S::bits(low, 6, 3), S::shifted::<2>(high));
                 let scale = S::multiply(d, S::to_floats(S::bits(low, 0, 63)));
-                (scale, S::multiply(m, S::to_floats(counts)))
+                of_block(scale, S::multiply(m, S::to_floats(counts)))
             }
             Scales::SignedSix => {
                 let low = S::bits(S::small(field.add(j / 2 * TILE_ROWS)), bits(j % 2), 15);
                 let high = S::bits(S::small(field.add((4 + j / 4) * TILE_ROWS)), 2 * (j as u32 % 4), 3);
                 let scale = S::or_ints(low, S::shifted::<4>(high));
-                (S::multiply(d, S::to_floats(S::subtract(scale, S::int(32)))), m)
+                of_block(S::multiply(d, S::to_floats(S::subtract(scale, S::int(32)))), m)
             }
-            _ => (d, m),
-        }
-    }
-}
-
-/// Returns the scales of the two halves of a block, and the factors of their sums as a pair, of a type with a scale for each 16 columns.
-///
-/// # Safety
-/// As for [`scales_of_block`].
-#[inline(always)]
-pub(super) unsafe fn scales_of_halves<S: Lanes, K: Type>(fields: *const u8, j: usize) -> ([S::Ints; 2], S::Ints) {
-    // SAFETY: fields are read within the head.
-    unsafe {
-        let field = fields.add(2 * TILE_ROWS);
-        match const { K::FORMAT }.scales {
             Scales::SignedSix16 => {
                 let low = S::small(field.add(j * TILE_ROWS));
-                let high = S::bits(S::small(field.add((8 + j / 2) * TILE_ROWS)), 4 * (j as u32 % 2), 15);
+                let high = S::bits(S::small(field.add((8 + j / 2) * TILE_ROWS)), bits(j % 2), 15);
                 let first = S::or_ints(S::bits(low, 0, 15), S::shifted::<4>(S::bits(high, 0, 3)));
                 let second = S::or_ints(S::bits(low, 4, 15), S::shifted::<4>(S::bits(high, 2, 3)));
-                let scales = [S::subtract(first, S::int(32)), S::subtract(second, S::int(32))];
-                (scales, S::int(0))
+                of_halves([S::subtract(first, S::int(32)), S::subtract(second, S::int(32))], zero)
             }
             Scales::Nibble16 => {
                 let field = field.add(2 * TILE_ROWS);
                 let first = S::small(field.add(2 * j * TILE_ROWS));
                 let second = S::small(field.add((2 * j + 1) * TILE_ROWS));
                 let counts = S::pair(S::bits(first, 4, 15), S::bits(second, 4, 15));
-                ([S::bits(first, 0, 15), S::bits(second, 0, 15)], counts)
+                of_halves([S::bits(first, 0, 15), S::bits(second, 0, 15)], counts)
             }
-            _ => {
+            Scales::Byte16 => {
                 let first = S::small_signed(field.add(2 * j * TILE_ROWS));
                 let second = S::small_signed(field.add((2 * j + 1) * TILE_ROWS));
-                ([first, second], S::int(0))
+                of_halves([first, second], zero)
             }
         }
     }

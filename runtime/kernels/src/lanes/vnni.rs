@@ -7,25 +7,15 @@ use witness_formats::gguf::GgmlType;
 
 use super::{Lanes, Run, Type, kernels_of, multiply, sums_of, types};
 use crate::activations::Record;
-use crate::format::{BLOCK, TILE_ROWS};
+use crate::format::TILE_ROWS;
 
 pub(super) struct Vnni;
 
-kernels_of!(Vnni, "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni", 4);
-
-/// Returns 4 bytes in every lane.
-///
-/// # Safety
-/// Four bytes lie at `x + 4 k`.
-#[inline]
-#[target_feature(enable = "avx512f")]
-unsafe fn four(x: *const i8, k: usize) -> __m512i {
-    // SAFETY: the caller promises the bytes.
-    _mm512_set1_epi32(unsafe { x.cast::<i32>().add(k).read_unaligned() })
-}
+kernels_of!(Vnni, "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni");
 
 impl Lanes for Vnni {
     const ROWS: usize = 16;
+    const TOGETHER: usize = 8;
     type Bytes = __m512i;
     type Ints = __m512i;
     type Floats = __m512;
@@ -191,126 +181,118 @@ impl Lanes for Vnni {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512vnni")]
-    unsafe fn dot<const BITS: u32>(w: &[__m512i; 8], x: *const i8, start: __m512i) -> __m512i {
+    unsafe fn dot<const BITS: u32, const OFFSET: i32>(w: &[__m512i; 8], x: *const Record) -> __m512i {
         // SAFETY: as promised by the caller.
-        let [sum] = unsafe { Vnni::dots::<BITS, 1>(w, [x], [start]) };
-        sum
+        let [dot] = unsafe { Vnni::dots::<BITS, OFFSET, 1>(w, x, |_| {}) };
+        dot
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512vnni")]
-    unsafe fn dot_signed(w: &[__m512i; 8], x: *const i8, negative_sum: i32) -> __m512i {
+    unsafe fn dot_signed(w: &[__m512i; 8], x: *const Record) -> __m512i {
         // SAFETY: as promised by the caller.
-        let [sum] = unsafe { Vnni::dots_signed(w, [x], [negative_sum]) };
-        sum
+        let [dot] = unsafe { Vnni::dots_signed(w, x, |_| {}) };
+        dot
     }
 
+    /// The scales as f32, where a multiplication takes a quarter of what it takes in 32-bit integers.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn factor(scales: __m512i) -> __m512i {
-        scales
+    unsafe fn factors(scales: [__m512i; 2]) -> [__m512i; 3] {
+        let [first, second] = scales.map(|scales| _mm512_castps_si512(_mm512_cvtepi32_ps(scales)));
+        [first, second, _mm512_setzero_si512()]
     }
 
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512vnni")]
-    unsafe fn dot_scaled<const BITS: u32, const HALF: usize>(
-        w: &[__m512i; 8],
-        x: *const i8,
-        factor: __m512i,
-    ) -> __m512i {
-        // SAFETY: as promised by the caller.
-        let [sum] = unsafe { Vnni::halves_from::<HALF, 1>(w, [x], [_mm512_setzero_si512()]) };
-        _mm512_mullo_epi32(sum, factor)
-    }
-
-    /// In f32, where a multiplication takes a quarter of what it takes in 32-bit integers. The sums of 16 products less the offset (17 bits) and their products with a
-    /// scale (7 bits and a sign) are exact there, so the one rounding is that of the whole.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+    #[inline(always)]
     unsafe fn dots_of_halves<const BITS: u32, const OFFSET: i32, const N: usize>(
         w: &[__m512i; 8],
-        x: [*const Record; N],
-        scales: [__m512i; 2],
-    ) -> [__m512; N] {
-        let factors = scales.map(|scales| _mm512_cvtepi32_ps(scales));
-        let mut starts = [[_mm512_setzero_si512(); N]; 2];
-        if OFFSET > 0 {
-            let offsets = [_mm512_set1_epi32(-OFFSET & 0xffff), _mm512_set1_epi32(-OFFSET << 16)];
-            for (starts, offsets) in starts.iter_mut().zip(offsets) {
-                for (start, x) in starts.iter_mut().zip(x) {
-                    // SAFETY: the caller promises a record.
-                    *start = _mm512_madd_epi16(unsafe { sums_of::<Vnni>(x) }, offsets);
+        x: *const Record,
+        _: [__m512i; 3],
+        mut meanwhile: impl FnMut(usize),
+    ) -> [[__m512i; 2]; N] {
+        // SAFETY: the caller promises the instructions and `N` records.
+        unsafe {
+            let mut dots = [[_mm512_setzero_si512(); 2]; N];
+            if OFFSET > 0 {
+                for (t, dots) in dots.iter_mut().enumerate() {
+                    let sums = sums_of::<Vnni>(x.add(t));
+                    dots[0] = _mm512_madd_epi16(sums, _mm512_set1_epi32(-OFFSET & 0xffff));
+                    dots[1] = _mm512_madd_epi16(sums, _mm512_set1_epi32(-OFFSET << 16));
                 }
             }
+            for k in 0..4 {
+                for (t, [first, second]) in dots.iter_mut().enumerate() {
+                    *first = add_four(*first, w[k], x.add(t), k);
+                    *second = add_four(*second, w[4 + k], x.add(t), 4 + k);
+                }
+                for t in k * N / 4..(k + 1) * N / 4 {
+                    meanwhile(t);
+                }
+            }
+            dots
         }
-        let [first, second] = starts;
-        // SAFETY: the caller promises records.
-        let codes = x.map(|x| unsafe { (&raw const (*x).codes).cast::<i8>() });
-        // SAFETY: these are the codes of a record.
-        let first = unsafe { Vnni::halves_from::<0, N>(w, codes, first) };
-        // SAFETY: as above, from their middle on.
-        let second = unsafe { Vnni::halves_from::<1, N>(w, codes.map(|codes| codes.add(BLOCK / 2)), second) };
-        let mut dots = [_mm512_setzero_ps(); N];
-        for t in 0..N {
-            let one = _mm512_mul_ps(factors[0], _mm512_cvtepi32_ps(first[t]));
-            dots[t] = _mm512_fmadd_ps(factors[1], _mm512_cvtepi32_ps(second[t]), one);
-        }
-        dots
+    }
+
+    /// The sums of 16 products less the offset (17 bits) and their products with a scale (7 bits and a sign) are exact in f32, so the one rounding is that of the whole.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn joined(dots: [__m512i; 2], factors: [__m512i; 3]) -> __m512 {
+        let [first, second] = dots.map(|dots| _mm512_cvtepi32_ps(dots));
+        let [a, b, _] = factors.map(|factors| _mm512_castsi512_ps(factors));
+        _mm512_fmadd_ps(b, second, _mm512_mul_ps(a, first))
     }
 
     /// Side by side, because a sum takes five cycles and two can be begun in each.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512vnni")]
-    unsafe fn dots<const BITS: u32, const N: usize>(
+    #[inline(always)]
+    unsafe fn dots<const BITS: u32, const OFFSET: i32, const N: usize>(
         w: &[__m512i; 8],
-        x: [*const i8; N],
-        start: [__m512i; N],
+        x: *const Record,
+        mut meanwhile: impl FnMut(usize),
     ) -> [__m512i; N] {
-        let mut sums = start;
-        for (k, w) in w.iter().enumerate() {
-            for (sum, x) in sums.iter_mut().zip(x) {
-                // SAFETY: the caller promises 32 bytes.
-                *sum = _mm512_dpbusd_epi32(*sum, *w, unsafe { four(x, k) });
+        // SAFETY: the caller promises the instructions and `N` records.
+        unsafe {
+            let mut dots = [_mm512_setzero_si512(); N];
+            if OFFSET > 0 {
+                for (t, dot) in dots.iter_mut().enumerate() {
+                    let negative_sum = _mm512_set1_epi32((*x.add(t)).negative_sum);
+                    *dot = match OFFSET {
+                        8 => _mm512_slli_epi32::<3>(negative_sum),
+                        16 => _mm512_slli_epi32::<4>(negative_sum),
+                        _ => _mm512_slli_epi32::<7>(negative_sum),
+                    };
+                }
             }
+            for (k, w) in w.iter().enumerate() {
+                for (t, dot) in dots.iter_mut().enumerate() {
+                    *dot = add_four(*dot, *w, x.add(t), k);
+                }
+                for t in k * N / 8..(k + 1) * N / 8 {
+                    meanwhile(t);
+                }
+            }
+            dots
         }
-        sums
     }
 
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512vnni")]
+    #[inline(always)]
     unsafe fn dots_signed<const N: usize>(
         w: &[__m512i; 8],
-        x: [*const i8; N],
-        negative_sums: [i32; N],
+        x: *const Record,
+        meanwhile: impl FnMut(usize),
     ) -> [__m512i; N] {
-        let mut start = [_mm512_setzero_si512(); N];
-        for (start, sum) in start.iter_mut().zip(negative_sums) {
-            *start = _mm512_slli_epi32::<7>(_mm512_set1_epi32(sum));
-        }
         // SAFETY: as promised by the caller.
-        unsafe { Vnni::dots::<8, N>(w, x, start) }
+        unsafe { Vnni::dots::<8, 128, N>(w, x, meanwhile) }
     }
 }
 
-impl Vnni {
-    /// Returns `start` and 16 products of unsigned codes for each token: registers `4 * HALF` on, and the 16 bytes at `x`.
-    ///
-    /// # Safety
-    /// 16 bytes lie at each `x`.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512vnni")]
-    unsafe fn halves_from<const HALF: usize, const N: usize>(
-        w: &[__m512i; 8],
-        x: [*const i8; N],
-        start: [__m512i; N],
-    ) -> [__m512i; N] {
-        let mut sums = start;
-        for k in 0..4 {
-            for (sum, x) in sums.iter_mut().zip(x) {
-                // SAFETY: the caller promises the bytes.
-                *sum = _mm512_dpbusd_epi32(*sum, w[4 * HALF + k], unsafe { four(x, k) });
-            }
-        }
-        sums
-    }
+/// Returns `sum` and 4 products of each lane: of unsigned codes, and group `k` of 4 codes of a token.
+///
+/// # Safety
+/// A record lies at `x`; `k` is below 8.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+unsafe fn add_four(sum: __m512i, w: __m512i, x: *const Record, k: usize) -> __m512i {
+    // SAFETY: the caller promises a record, which has 32 codes.
+    let four = unsafe { (&raw const (*x).codes).cast::<i32>().add(k).read_unaligned() };
+    _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(four))
 }
