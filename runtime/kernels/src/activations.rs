@@ -65,7 +65,8 @@ const NOT_FINITE: Record = Record {
 
 /// Tokens `[n_tokens, n_columns]`, rounded to 8 bits, in the order in which kernels read them.
 ///
-/// Tokens are cut into groups of 16, 8, 4, 2 and 1, largest first. The records of a group lie together, by block and then by token.
+/// Tokens are cut into groups of 16, 8, 4, 2 and 1, largest first; the last may be larger than what is left, with empty records at its end. The records of a group lie
+/// together, by block and then by token.
 #[derive(Clone, Debug)]
 pub struct Activations {
     n_tokens: usize,
@@ -113,12 +114,14 @@ impl Activations {
         (self.n_tokens, self.n_columns) = (x.len() / n_columns, n_columns);
         let n_blocks = n_columns / BLOCK;
         // All of them are written below.
-        self.records.resize(self.n_tokens * n_blocks, EMPTY);
+        let n_places: usize = sizes(self.n_tokens).sum();
+        self.records.resize(n_places * n_blocks, EMPTY);
         let round = rounding(isa);
         let (mut numbers, mut records) = (x, &mut self.records[..]);
         let groups = sizes(self.n_tokens).map(|size| {
-            let group = numbers.split_off(..size * n_columns).unwrap_or_default();
             let place = records.split_off_mut(..size * n_blocks).unwrap_or_default();
+            let n_numbers = numbers.len().min(size * n_columns);
+            let group = numbers.split_off(..n_numbers).unwrap_or_default();
             (group, place)
         });
         if x.len() < NUMBERS_ALONE {
@@ -177,7 +180,7 @@ impl Activations {
         all.into_iter().chain(groups)
     }
 
-    /// Returns the groups of a panel: the first token, and the records by block and then by token.
+    /// Returns the groups of a panel: the first token, and the records by block and then by token; of the last group there may be more than tokens.
     pub(crate) fn groups(&self, panel: Range<usize>) -> impl Iterator<Item = (usize, &[Record])> {
         let n_blocks = self.n_columns / BLOCK;
         let first = panel.start;
@@ -195,16 +198,19 @@ impl Default for Activations {
     }
 }
 
-/// Returns the sizes of the groups of so many tokens.
+/// Returns the sizes of the groups of so many tokens. The last has room for up to a quarter more: a group costs what two tokens cost for itself, and one or two tokens by
+/// themselves take longer than their number says.
 fn sizes(n_tokens: usize) -> impl Iterator<Item = usize> {
     let mut left = n_tokens;
     std::iter::from_fn(move || {
-        let size = if left >= TOKENS_MAX {
-            TOKENS_MAX
-        } else {
-            1 << left.checked_ilog2()?
+        let size = match left {
+            0 => return None,
+            13.. => TOKENS_MAX,
+            6..=12 => 8,
+            3..=5 => 4,
+            _ => left,
         };
-        left -= size;
+        left = left.saturating_sub(size);
         Some(size)
     })
 }
@@ -234,12 +240,19 @@ unsafe fn round_avx2(numbers: &[f32], n_columns: usize, records: &mut [Record]) 
 
 #[inline(always)]
 fn round(numbers: &[f32], n_columns: usize, records: &mut [Record], record: impl Fn(&[f32; BLOCK]) -> Record) {
-    let n_tokens = numbers.len() / n_columns;
+    let size = records.len() / (n_columns / BLOCK);
+    let mut n_tokens = 0;
     for (token, numbers) in numbers.chunks_exact(n_columns).enumerate() {
         let (blocks, _) = numbers.as_chunks::<BLOCK>();
-        for (records, block) in records.chunks_exact_mut(n_tokens).zip(blocks) {
+        for (records, block) in records.chunks_exact_mut(size).zip(blocks) {
             records[token] = record(block);
         }
+        n_tokens = token + 1;
+    }
+    if n_tokens < size {
+        records
+            .chunks_exact_mut(size)
+            .for_each(|records| records[n_tokens..].fill(EMPTY));
     }
 }
 
@@ -275,11 +288,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn groups_hold_every_token_once() {
-        let found: Vec<usize> = sizes(47).collect();
-        assert_eq!(found, [16, 16, 8, 4, 2, 1]);
-        assert_eq!(sizes(0).count(), 0);
-        assert_eq!(sizes(33).collect::<Vec<_>>(), [16, 16, 1]);
+    fn groups_hold_every_token_once_and_little_else() {
+        let of = |n_tokens: usize| sizes(n_tokens).collect::<Vec<_>>();
+        assert_eq!(of(0), [0; 0]);
+        assert_eq!(of(33), [16, 16, 1]);
+        assert_eq!(of(45), [16, 16, 16]);
+        assert_eq!(of(44), [16, 16, 8, 4]);
+        let pool = Pool::new(1);
+        for n_tokens in 0..100_usize {
+            let sizes = of(n_tokens);
+            assert!(
+                (n_tokens..n_tokens + 4).contains(&sizes.iter().sum()),
+                "{n_tokens}: {sizes:?}"
+            );
+            assert!(sizes.is_sorted_by(|a, b| a >= b));
+            // Whatever was there before, a place without a token is empty.
+            let mut x = Activations::quantize(&[9.0; 64 * 100], 64, &pool).expect("whole blocks");
+            x.requantize(&vec![1.0; 64 * n_tokens], 64, &pool)
+                .expect("whole blocks");
+            for (first, records) in x.groups(0..n_tokens) {
+                let size = records.len() / 2;
+                for (at, record) in records.iter().enumerate() {
+                    let is_token = first + at % size < n_tokens;
+                    assert_eq!(*record != EMPTY, is_token, "{n_tokens} {first} {at}");
+                }
+            }
+        }
     }
 
     // The bound of the module's doc, over sizes from the smallest to the largest number.

@@ -239,9 +239,9 @@ impl PackedMatrix {
                 let sums = &mut sums[..records.len() / n_blocks];
                 let ahead = if first == done { AHEAD } else { 0 };
                 kernel.run(self.tile(index), n_blocks, 0..n_blocks, ahead, records, sums);
-                for (token, sums) in sums.iter().enumerate() {
+                for (token, sums) in (first..x.n_tokens()).zip(sums) {
                     // SAFETY: this task alone has these tiles.
-                    unsafe { output.put(first + token, index * TILE_ROWS, sums) };
+                    unsafe { output.put(token, index * TILE_ROWS, sums) };
                 }
             }
         }
@@ -275,10 +275,17 @@ impl PackedMatrix {
                 }
             }
             // A token's rows one after the other: tokens lie far apart, and a cache line that is fetched for each row of each token costs more than its products.
+            let whole = tiles.start..tiles.end.min(self.n_rows / TILE_ROWS);
             for token in panel.clone() {
-                for (index, sums) in tiles.clone().zip(&sums) {
+                for (index, sums) in whole.clone().zip(&sums) {
                     // SAFETY: this task alone has these tiles.
-                    unsafe { output.put(token, index * TILE_ROWS, &sums[token - panel.start]) };
+                    unsafe { output.put_tile(token, index * TILE_ROWS, &sums[token - panel.start]) };
+                }
+            }
+            if let Some(last) = tiles.clone().nth(whole.len()) {
+                for token in panel.clone() {
+                    // SAFETY: as above.
+                    unsafe { output.put(token, last * TILE_ROWS, &sums[whole.len()][token - panel.start]) };
                 }
             }
         }

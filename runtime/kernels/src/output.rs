@@ -4,6 +4,7 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use crate::format::TILE_ROWS;
 use crate::memory::prefetch;
 
 /// Numbers in a cache line.
@@ -51,12 +52,22 @@ impl<'a> Output<'a> {
         let start = self.at(token, first, 1);
         // SAFETY: the token and the rows are within the outputs; the caller answers for the rest.
         let rows = unsafe { std::slice::from_raw_parts_mut(start, len) };
-        let numbers = &numbers[..len];
-        match (rows.as_mut_array::<LINE>(), numbers.as_array::<LINE>()) {
-            // A length that the compiler knows takes a few moves, another a call.
-            (Some(rows), Some(numbers)) => *rows = *numbers,
-            _ => rows.copy_from_slice(numbers),
-        }
+        rows.copy_from_slice(&numbers[..len]);
+    }
+
+    /// As [`Output::put`] with the rows of a tile, all of which must be there. So many numbers are a few moves; any other number is a call, which takes longer.
+    ///
+    /// # Panics
+    /// If there is no such token, or not so many rows.
+    ///
+    /// # Safety
+    /// As for [`Output::put`].
+    #[inline]
+    pub(crate) unsafe fn put_tile(self, token: usize, first: usize, numbers: &[f32; TILE_ROWS]) {
+        assert!(first + TILE_ROWS <= self.n_rows, "a whole tile");
+        let start = self.at(token, first, 1).cast::<[f32; TILE_ROWS]>();
+        // SAFETY: the token and the rows are within the outputs; the caller answers for the rest.
+        unsafe { start.write_unaligned(*numbers) };
     }
 
     /// Asks for the cache lines of some rows of some tokens, which will be written soon.
