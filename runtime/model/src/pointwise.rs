@@ -65,7 +65,8 @@ pub(crate) fn gated(gate: &mut [f32], up: &[f32], pool: &Pool) {
     let arch = vectors::arch();
     each_chunk(pool, gate, NUMBERS_PER_TASK, |index, gate| {
         let up = &up[index * NUMBERS_PER_TASK..][..gate.len()];
-        arch.dispatch(
+        vectors::run(
+            arch,
             #[inline(always)]
             || {
                 for (gate, up) in gate.iter_mut().zip(up) {
@@ -109,7 +110,8 @@ pub(crate) fn add_and_norm(
         // SAFETY: each chunk is one task's alone, and so are the numbers at its place.
         let out = unsafe { out.part(start..start + x.len()) };
         let branch = branch.map(|branch| &branch[start..start + x.len()]);
-        arch.dispatch(
+        vectors::run(
+            arch,
             #[inline(always)]
             || {
                 let rows = x.chunks_exact_mut(width).zip(out.chunks_exact_mut(width));

@@ -244,7 +244,8 @@ impl Rotation {
         let tokens_per_task = (NUMBERS_PER_TASK / width).max(1);
         let arch = vectors::arch();
         each_chunk(pool, rows, tokens_per_task * width, |task, rows| {
-            arch.dispatch(
+            vectors::run(
+                arch,
                 #[inline(always)]
                 || {
                     for (token, heads) in rows.chunks_exact_mut(width).enumerate() {

@@ -1,6 +1,6 @@
 //! Which instructions the loops of this crate are compiled for: those that the kernels use, so that one word holds a whole process to fewer.
 
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 use witness_instructions::Isa;
 
 /// Returns the widest vectors within [`Isa::current`] that this processor has.
@@ -22,4 +22,22 @@ pub(crate) fn arch() -> Arch {
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) fn arch() -> Arch {
     Arch::new()
+}
+
+/// Runs a loop, compiled for these vectors. Mark the closure `#[inline(always)]`: what is not a part of the function that was compiled for them is compiled for those
+/// that all processors have.
+pub(crate) fn run(arch: Arch, work: impl FnMut()) {
+    arch.dispatch(Direct(work));
+}
+
+/// A closure that is called as what it is. Called as an `FnOnce`, which dispatching it does by itself, it hides behind a function that nobody marked to be inlined.
+struct Direct<F>(F);
+
+impl<F: FnMut()> WithSimd for Direct<F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, _: S) {
+        (self.0)();
+    }
 }
