@@ -107,7 +107,7 @@ pub(crate) struct Bench {
     /// Sequences that the engine answers at once
     #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "1", value_parser = places())]
     pub(crate) parallel: Vec<u64>,
-    /// Sequences that the engine answers at once with an adapter each, random ones of rank 16, and as many without
+    /// Sequences that the engine answers at once with an adapter each, random ones of rank 16 on all linear layers in 16 bits, and as many without
     #[arg(long, value_name = "N,..", value_delimiter = ',', value_parser = places())]
     pub(crate) adapters: Vec<u64>,
     /// Clients that chat over HTTP at once, each with a prompt of its own, as long as the first depth

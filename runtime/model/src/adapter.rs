@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::decoder::Model;
 use crate::error::{ModelError, Result};
 use crate::linear::linear;
-use crate::lora::{Adapter, Delta, Module, NormSite, Pair, Site};
+use crate::lora::{Adapter, Delta, Module, NormSite, Pair, Site, Tiles};
 use crate::weight::{Weight, narrowest};
 
 impl Adapter {
@@ -82,7 +82,7 @@ impl Model {
         Ok(adapter)
     }
 
-    /// Makes an adapter of small random numbers, on these layers of every block: as much work as a trained one, for those who time.
+    /// Makes an adapter of small random numbers in bf16, on these layers of every block: as much work as a trained one, for those who time.
     pub fn random_adapter(&self, rank: usize, sites: &[Site], seed: u32) -> Result<Adapter> {
         let config = self.config();
         let mut adapter = Adapter {
@@ -96,7 +96,7 @@ impl Model {
                 state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
                 ((state >> 8) as f32 / (1 << 23) as f32 - 1.0) / 100.0
             };
-            (0..n).map(|_| next()).collect()
+            (0..n).map(|_| f32::from_bits(next().to_bits() & 0xffff_0000)).collect()
         };
         for layer in 0..config.n_layers {
             for &site in sites {
@@ -104,7 +104,7 @@ impl Model {
                 let (out, input) = shape_of(module, config);
                 let pair = Pair {
                     a: narrowest(&draw(rank * input), rank, input)?,
-                    b: narrowest(&draw(rank * out), rank, out)?,
+                    b: Tiles::new(&draw(rank * out), rank)?,
                     rank,
                     scale: 1.0,
                 };
@@ -229,7 +229,7 @@ fn low_rank(pair: &LoraPair, module: Module, config: &Config) -> Result<Delta> {
     let (a, b) = (numbers(&pair.module, &pair.a, a)?, numbers(&pair.module, &pair.b, b)?);
     let low_rank = Pair {
         a: narrowest(&a, pair.rank, input)?,
-        b: narrowest(&turned(&b, pair.rank), pair.rank, out)?,
+        b: Tiles::new(&b, pair.rank)?,
         rank: pair.rank,
         scale: pair.scale as f32,
     };
@@ -244,12 +244,6 @@ fn low_rank(pair: &LoraPair, module: Module, config: &Config) -> Result<Delta> {
         None => None,
     };
     Ok(Delta::LowRank { pair: low_rank, bias })
-}
-
-/// Turns `[rows, columns]` into `[columns, rows]`.
-fn turned(numbers: &[f32], n_columns: usize) -> Vec<f32> {
-    let columns = (0..n_columns).flat_map(|column| numbers[column..].iter().step_by(n_columns));
-    columns.copied().collect()
 }
 
 fn replacement(saved: &SavedModule, module: Module, config: &Config) -> Result<Delta> {

@@ -11,11 +11,13 @@ pub(crate) mod apply;
 use std::collections::HashMap;
 use std::ops::Range;
 
+use witness_formats::gguf::GgmlType;
 use witness_kernels::{PlainMatrix, Pool};
 
+use crate::error::{ModelError, Result};
 use crate::linear::Linear;
 use crate::split::each_chunk;
-use crate::weight::{Weight, widened};
+use crate::weight::{Weight, narrowest, widened};
 
 /// Rows of a base that a thread measures at a time.
 const ROWS_PER_TASK: usize = 16;
@@ -77,10 +79,69 @@ pub enum NormSite {
 pub(crate) struct Pair {
     /// `[rank, in]`. For an embedding `in` is the vocabulary.
     pub(crate) a: PlainMatrix,
-    /// `B` turned round, `[rank, out]`, so that a sum over the rank is one of whole vectors.
-    pub(crate) b: PlainMatrix,
+    /// `B`, `[out, rank]`.
+    pub(crate) b: Tiles,
     pub(crate) rank: usize,
     pub(crate) scale: f32,
+}
+
+/// Rows of `B` in a tile.
+pub(crate) const TILE: usize = 64;
+
+/// `B` in tiles of 64 rows, each turned round, `[rank, 64]`: a sum over the rank is one of whole vectors, and whoever goes through rows goes through memory from one end
+/// to the other. Rows beyond the last are zero.
+pub(crate) struct Tiles {
+    /// `[tiles * rank, 64]`.
+    numbers: PlainMatrix,
+    n_out: usize,
+    rank: usize,
+}
+
+impl Tiles {
+    /// Takes `B`, `[out, rank]`, in as few bits as lose nothing.
+    ///
+    /// # Errors
+    /// If the numbers are not whole rows.
+    pub(crate) fn new(b: &[f32], rank: usize) -> Result<Tiles> {
+        if rank == 0 || !b.len().is_multiple_of(rank) {
+            return Err(ModelError::Batch("an adapter's matrix that is not whole rows"));
+        }
+        let n_out = b.len() / rank;
+        let mut tiles = vec![0.0; n_out.div_ceil(TILE) * TILE * rank];
+        for (out, row) in b.chunks_exact(rank).enumerate() {
+            let tile = &mut tiles[out / TILE * TILE * rank..];
+            for (number, to) in row.iter().zip(tile[out % TILE..].iter_mut().step_by(TILE)) {
+                *to = *number;
+            }
+        }
+        Ok(Tiles {
+            numbers: narrowest(&tiles, n_out.div_ceil(TILE) * rank, TILE)?,
+            n_out,
+            rank,
+        })
+    }
+
+    /// Returns the number of outputs.
+    pub(crate) fn n_out(&self) -> usize {
+        self.n_out
+    }
+
+    /// Returns the type of the numbers.
+    pub(crate) fn kind(&self) -> GgmlType {
+        self.numbers.kind()
+    }
+
+    /// Returns the numbers as they are held, tile by tile.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.numbers.bytes()
+    }
+
+    /// Writes tiles from `first` on, as many as `out` holds, as f32.
+    pub(crate) fn widen(&self, first: usize, out: &mut [f32]) {
+        for (row, out) in out.chunks_exact_mut(TILE).enumerate() {
+            self.numbers.row(first * self.rank + row, out);
+        }
+    }
 }
 
 /// What an adapter does to a module.
@@ -180,7 +241,7 @@ fn same(a: Option<&Adapter>, b: Option<&Adapter>) -> bool {
 impl Pair {
     /// Says whether it belongs to a layer of this shape, `(out, in)`.
     pub(crate) fn fits(&self, shape: (usize, usize)) -> bool {
-        (self.b.n_columns(), self.a.n_columns()) == shape
+        (self.b.n_out(), self.a.n_columns()) == shape
     }
 
     /// Returns the bytes held.
@@ -195,16 +256,18 @@ impl Delta {
         let Delta::Directed { pair, direction } = self else {
             return true;
         };
-        let (n_out, n_in) = base.shape();
-        let (a, b, scale) = (widened(&pair.a), widened(&pair.b), pair.scale);
+        let n_in = base.shape().1;
+        let (a, scale) = (widened(&pair.a), pair.scale);
+        let mut b = vec![0.0; pair.b.n_out().div_ceil(TILE) * TILE * pair.rank];
+        pair.b.widen(0, &mut b);
         each_chunk(pool, direction, ROWS_PER_TASK, |task, direction| {
             let (mut row, mut change) = (vec![0.0f32; n_in], vec![0.0f32; n_in]);
             for (at, length) in direction.iter_mut().enumerate() {
                 let out = task * ROWS_PER_TASK + at;
                 base.row(out, &mut row);
                 change.fill(0.0);
-                for (rank, a) in a.chunks_exact(n_in).enumerate() {
-                    let b = b[rank * n_out + out];
+                let b = b[out / TILE * TILE * pair.rank..][out % TILE..].iter().step_by(TILE);
+                for (b, a) in b.zip(a.chunks_exact(n_in)) {
                     for (change, a) in change.iter_mut().zip(a) {
                         *change += b * a;
                     }
@@ -215,5 +278,30 @@ impl Delta {
             }
         });
         direction.iter().all(|factor| factor.is_finite())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: every number of `B` is in its tile, in the type of the whole, whatever the number of rows; what is no matrix is an error.
+    #[test]
+    fn tiles_hold_every_number() {
+        for (n_out, rank) in [(1, 1), (63, 3), (64, 16), (130, 5)] {
+            let b: Vec<f32> = (0..n_out * rank).map(|at| at as f32 / 2.0).collect();
+            let tiles = Tiles::new(&b, rank).expect("whole rows");
+            assert_eq!(tiles.n_out(), n_out);
+            let mut widened = vec![f32::NAN; n_out.div_ceil(TILE) * TILE * rank];
+            tiles.widen(0, &mut widened);
+            for (tile, numbers) in widened.chunks_exact(TILE * rank).enumerate() {
+                for (at, number) in numbers.iter().enumerate() {
+                    let (of_rank, out) = (at / TILE, tile * TILE + at % TILE);
+                    let wanted = if out < n_out { b[out * rank + of_rank] } else { 0.0 };
+                    assert_eq!(*number, wanted, "{n_out} {rank} {out} {of_rank}");
+                }
+            }
+        }
+        assert!(Tiles::new(&[1.0; 5], 2).is_err() && Tiles::new(&[], 0).is_err());
     }
 }

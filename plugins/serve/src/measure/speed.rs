@@ -20,7 +20,15 @@ use crate::step::CHUNK_TOKENS;
 const LIMIT_RUNS: usize = 5;
 /// Rank of adapters that are made to be timed, and the layers that they change.
 const RANK: usize = 16;
-const SITES: [Site; 2] = [Site::Query, Site::Value];
+const SITES: [Site; 7] = [
+    Site::Query,
+    Site::Key,
+    Site::Value,
+    Site::Output,
+    Site::Gate,
+    Site::Up,
+    Site::Down,
+];
 
 /// Runs every case `n_repeats` times, one case after the other each time, so that what disturbs the machine disturbs all of them.
 pub(super) fn run(

@@ -16,21 +16,22 @@ use std::ops::Range;
 use witness_formats::gguf::GgmlType;
 use witness_kernels::Pool;
 
-use super::{Delta, Module, Pair, Routes};
+use super::{Delta, Module, Pair, Routes, TILE};
 use crate::error::{ModelError, Result};
 use crate::linear::{Input, Linear};
 use crate::split::Shared;
 use crate::vectors;
 
-/// Rows of `A` that a thread takes at a time.
-const RANKS_PER_TASK: usize = 4;
-/// Columns of `B` turned round that a thread takes at a time.
-const COLUMNS_PER_TASK: usize = 512;
+/// Rows of `A` and of `B` (whole tiles) that a thread takes at a time: few of few pairs, so that threads share them, and many of many, because whoever goes through
+/// memory for long is given it in time. Eight adapters on all layers of a model of 1B parameters: 0.81 -> 0.86 of the speed without.
+const PART: [usize; 2] = [4, 8 * TILE];
+const LONG_PART: [usize; 2] = [16, 32 * TILE];
+/// Pairs a thread from which on there are many.
+const MANY_PAIRS: usize = 2;
 /// Tokens that a thread takes at a time.
 const TOKENS_PER_TASK: usize = 64;
-/// Columns that are summed at once, in registers.
-const WIDTH: usize = 64;
-
+/// Tokens from which on bf16 numbers of `B` are widened once for all of them, instead of for each as they are used.
+const WIDENED_TOKENS: usize = 4;
 thread_local! {
     /// Widened numbers of `B`, kept so that their memory is.
     static ROOM: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
@@ -53,15 +54,17 @@ struct Piece<'a> {
     direction: Option<&'a [f32]>,
     /// Where `A x` lies, `[rows, rank]`.
     low_at: usize,
-    /// The first task of each go, and how many there are.
+    /// The first task of each go.
     first: [usize; 2],
-    n_tasks: [usize; 2],
 }
 
 /// Memory for the deltas of one batch.
 #[derive(Default)]
 pub(crate) struct Room<'a> {
     pieces: Vec<Piece<'a>>,
+    /// Rows of `A` and of `B` a task, and how many tasks there are.
+    part: [usize; 2],
+    n_tasks: [usize; 2],
     /// Lent by the batch's memory.
     pub(crate) low: Vec<f32>,
 }
@@ -98,8 +101,8 @@ pub(crate) fn project<'a, const N: usize>(
                 Delta::LowRank { pair, .. } | Delta::Directed { pair, .. } if !pair.fits(base.shape()) => {
                     return Err(ModelError::Batch("an adapter of another model"));
                 }
-                Delta::LowRank { pair, bias } => room.push(index, rows, pair, bias.as_deref(), None, n_out),
-                Delta::Directed { pair, direction } => room.push(index, rows, pair, None, Some(direction), n_out),
+                Delta::LowRank { pair, bias } => room.push(index, rows, pair, bias.as_deref(), None),
+                Delta::Directed { pair, direction } => room.push(index, rows, pair, None, Some(direction)),
                 Delta::Norm(_) | Delta::Table(_) => {}
             }
         }
@@ -107,6 +110,7 @@ pub(crate) fn project<'a, const N: usize>(
     if room.pieces.is_empty() {
         return Ok(());
     }
+    room.share_out(x.pool().n_threads());
     room.lower(x);
     room.raise(layers.map(|(_, base)| base.bias()), outputs.map(Shared::new), x.pool());
     Ok(())
@@ -122,14 +126,14 @@ pub(crate) fn embed<'a>(
     room: &mut Room<'a>,
     pool: &Pool,
 ) {
-    let n_out = pair.b.n_columns();
     room.clear();
-    room.push(0, rows, pair, bias, None, n_out);
+    room.push(0, rows, pair, bias, None);
     for (low, token) in room.low.chunks_exact_mut(pair.rank).zip(tokens) {
         for (rank, low) in low.iter_mut().enumerate() {
             pair.a.row_from(rank, token as usize, std::slice::from_mut(low));
         }
     }
+    room.share_out(pool.n_threads());
     room.raise([None], [Shared::new(y)], pool);
 }
 
@@ -146,10 +150,7 @@ impl<'a> Room<'a> {
         pair: &'a Pair,
         bias: Option<&'a [f32]>,
         direction: Option<&'a [f32]>,
-        n_out: usize,
     ) {
-        let first = self.n_tasks();
-        let n_panels = rows.len().div_ceil(TOKENS_PER_TASK);
         let low_at = self.low.len();
         self.low.resize(low_at + rows.len() * pair.rank, 0.0);
         self.pieces.push(Piece {
@@ -159,16 +160,22 @@ impl<'a> Room<'a> {
             bias,
             direction,
             low_at,
-            first,
-            n_tasks: [pair.rank.div_ceil(RANKS_PER_TASK), n_out.div_ceil(COLUMNS_PER_TASK)].map(|n| n * n_panels),
+            first: [0; 2],
         });
     }
 
-    /// Returns the number of tasks of each go.
-    fn n_tasks(&self) -> [usize; 2] {
-        self.pieces.last().map_or([0; 2], |last| {
-            std::array::from_fn(|go| last.first[go] + last.n_tasks[go])
-        })
+    /// Cuts all pieces into tasks for so many threads.
+    fn share_out(&mut self, n_threads: usize) {
+        let many = self.pieces.len() >= MANY_PAIRS * n_threads;
+        self.part = if many { LONG_PART } else { PART };
+        self.n_tasks = [0; 2];
+        for piece in &mut self.pieces {
+            piece.first = self.n_tasks;
+            let n_panels = piece.rows.len().div_ceil(TOKENS_PER_TASK);
+            for (go, len) in [piece.pair.rank, piece.pair.b.n_out()].into_iter().enumerate() {
+                self.n_tasks[go] += len.div_ceil(self.part[go]) * n_panels;
+            }
+        }
     }
 
     /// Returns what a task of a go is about: the piece, the tokens within its rows, and which of the piece's parts.
@@ -183,16 +190,15 @@ impl<'a> Room<'a> {
 
     /// `l = A x` for all pieces.
     fn lower(&mut self, x: &Input<'_>) {
-        let n_tasks = self.n_tasks()[0];
-        let (pieces, low) = (&self.pieces, Shared::new(&mut self.low));
-        x.pool().run(n_tasks, |task| {
+        let (pieces, low, per_task) = (&self.pieces, Shared::new(&mut self.low), self.part[0]);
+        x.pool().run(self.n_tasks[0], |task| {
             let (index, tokens, part) = Self::task(pieces, 0, task);
             let Piece { rows, pair, low_at, .. } = &pieces[index];
             let (rank, n_columns) = (pair.rank, x.n_columns());
-            let ranks = part * RANKS_PER_TASK..((part + 1) * RANKS_PER_TASK).min(rank);
+            let ranks = part * per_task..((part + 1) * per_task).min(rank);
             let given = rows.start + tokens.start..rows.start + tokens.end;
             let given = &x.rows()[given.start * n_columns..given.end * n_columns];
-            let mut found = [0.0; TOKENS_PER_TASK * RANKS_PER_TASK];
+            let mut found = [0.0; TOKENS_PER_TASK * LONG_PART[0]];
             let found = &mut found[..tokens.len() * ranks.len()];
             pair.a.multiply_rows(ranks.clone(), given, found);
             for (token, found) in tokens.zip(found.chunks_exact(ranks.len())) {
@@ -205,7 +211,8 @@ impl<'a> Room<'a> {
 
     /// `y = y + scale (B l + bias)` for all pieces, or DoRA's form of it. `biases` are those of the bases.
     fn raise<const N: usize>(&self, biases: [Option<&[f32]>; N], outputs: [Shared<'_>; N], pool: &Pool) {
-        pool.run(self.n_tasks()[1], |task| {
+        let per_task = self.part[1];
+        pool.run(self.n_tasks[1], |task| {
             let (index, tokens, part) = Self::task(&self.pieces, 1, task);
             let Piece {
                 target,
@@ -216,8 +223,8 @@ impl<'a> Room<'a> {
                 low_at,
                 ..
             } = &self.pieces[index];
-            let n_out = pair.b.n_columns();
-            let columns = part * COLUMNS_PER_TASK..((part + 1) * COLUMNS_PER_TASK).min(n_out);
+            let n_out = pair.b.n_out();
+            let columns = part * per_task..((part + 1) * per_task).min(n_out);
             let low = &self.low[low_at + tokens.start * pair.rank..low_at + tokens.end * pair.rank];
             let y = outputs[*target].behind((rows.start + tokens.start) * n_out);
             let end = match direction {
@@ -229,19 +236,18 @@ impl<'a> Room<'a> {
             };
             // SAFETY: a pool calls each number once, and tasks have other tokens, other columns or other layers.
             let rows = |token: usize| unsafe { y.part(token * n_out + columns.start..token * n_out + columns.end) };
-            let n_columns = columns.len();
+            let (bytes, first) = (pair.b.bytes(), columns.start * pair.rank);
             match pair.b.kind() {
-                GgmlType::F32 => {
-                    let b = &pair.b.bytes().as_chunks::<4>().0[columns.start..];
-                    add_rows(pair, low, b, n_out, &end, rows);
+                GgmlType::F32 => add_rows::<Single>(pair, low, &bytes.as_chunks().0[first..], &end, rows),
+                GgmlType::BF16 if tokens.len() < WIDENED_TOKENS => {
+                    add_rows::<Brain>(pair, low, &bytes.as_chunks().0[first..], &end, rows);
                 }
                 _ => ROOM.with_borrow_mut(|room| {
-                    room.resize(room.len().max(pair.rank * n_columns), 0.0);
-                    let b = &mut room[..pair.rank * n_columns];
-                    for (rank, b) in b.chunks_exact_mut(n_columns).enumerate() {
-                        pair.b.row_from(rank, columns.start, b);
-                    }
-                    add_rows(pair, low, b, n_columns, &end, rows);
+                    let len = columns.len().next_multiple_of(TILE) * pair.rank;
+                    room.resize(room.len().max(len), 0.0);
+                    let b = &mut room[..len];
+                    pair.b.widen(columns.start / TILE, b);
+                    add_rows::<f32>(pair, low, b, &end, rows);
                 }),
             }
         });
@@ -256,39 +262,59 @@ enum End<'a> {
     Turn(&'a [f32], Option<&'a [f32]>),
 }
 
-/// A number of `B`: widened, or an f32 as it lies in the pair.
-trait Number: Copy {
-    fn get(self) -> f32;
+/// Numbers of `B`: widened before, or as they lie in the pair.
+trait Number {
+    type Stored: Copy;
+    fn get(stored: Self::Stored) -> f32;
 }
 
 impl Number for f32 {
+    type Stored = f32;
+
     #[inline(always)]
-    fn get(self) -> f32 {
-        self
+    fn get(stored: f32) -> f32 {
+        stored
     }
 }
 
-impl Number for [u8; 4] {
+/// An f32 in the pair.
+struct Single;
+
+impl Number for Single {
+    type Stored = [u8; 4];
+
     #[inline(always)]
-    fn get(self) -> f32 {
-        f32::from_le_bytes(self)
+    fn get(stored: [u8; 4]) -> f32 {
+        f32::from_le_bytes(stored)
     }
 }
 
-/// Some columns of all rows: `low` is `[tokens, rank]`, `b` has `stride` numbers from one rank to the next.
+/// A bf16 in the pair: the upper half of an f32.
+struct Brain;
+
+impl Number for Brain {
+    type Stored = [u8; 2];
+
+    #[inline(always)]
+    fn get(stored: [u8; 2]) -> f32 {
+        f32::from_bits(u32::from(u16::from_le_bytes(stored)) << 16)
+    }
+}
+
+/// Some columns of all rows: `low` is `[tokens, rank]`, `b` begins at their first tile.
 fn add_rows<'y, B: Number>(
     pair: &Pair,
     low: &[f32],
-    b: &[B],
-    stride: usize,
+    b: &[B::Stored],
     end: &End<'_>,
     rows: impl Fn(usize) -> &'y mut [f32],
 ) {
-    vectors::arch().dispatch(
+    vectors::run(
+        vectors::arch(),
         #[inline(always)]
         || {
             for (token, low) in low.chunks_exact(pair.rank).enumerate() {
-                add_row(low, b, stride, pair.scale, end, rows(token));
+                add_row::<B>(low, b, pair.scale, end, rows(token));
             }
         },
     );
@@ -296,18 +322,15 @@ fn add_rows<'y, B: Number>(
 
 /// Some columns of one row: `low` is `[rank]`.
 #[inline(always)]
-fn add_row<B: Number>(low: &[f32], b: &[B], stride: usize, scale: f32, end: &End<'_>, y: &mut [f32]) {
-    for start in (0..y.len()).step_by(WIDTH) {
-        let mut sums = [0.0f32; WIDTH];
-        for (rank, low) in low.iter().enumerate() {
-            let b = &b[rank * stride + start..];
-            // What lies behind the row's end is summed and not used.
-            match b.first_chunk::<WIDTH>() {
-                Some(b) => sums.iter_mut().zip(b).for_each(|(sum, b)| *sum += low * b.get()),
-                None => sums.iter_mut().zip(b).for_each(|(sum, b)| *sum += low * b.get()),
+fn add_row<B: Number>(low: &[f32], b: &[B::Stored], scale: f32, end: &End<'_>, y: &mut [f32]) {
+    for (start, tile) in (0..y.len()).step_by(TILE).zip(b.chunks_exact(low.len() * TILE)) {
+        let mut sums = [0.0f32; TILE];
+        for (low, b) in low.iter().zip(tile.as_chunks::<TILE>().0) {
+            for (sum, b) in sums.iter_mut().zip(b) {
+                *sum += low * B::get(*b);
             }
         }
-        let columns = start..(start + WIDTH).min(y.len());
+        let columns = start..(start + TILE).min(y.len());
         let (y, sums) = (&mut y[columns.clone()], &sums[..columns.len()]);
         match end {
             End::Add(None) => y.iter_mut().zip(sums).for_each(|(y, sum)| *y += sum * scale),
@@ -322,6 +345,25 @@ fn add_row<B: Number>(low: &[f32], b: &[B], stride: usize, scale: f32, end: &End
                     *y = (*y - bias + sum * scale) * direction + bias;
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+
+    /// Goal: bf16 is widened exactly, whatever it is.
+    #[test]
+    fn every_bf16_is_widened_exactly() {
+        for bits in 0..=u16::MAX {
+            let (found, wanted) = (Brain::get(bits.to_le_bytes()), bf16::from_bits(bits).to_f32());
+            assert!(
+                found.to_bits() == wanted.to_bits() || found.is_nan() && wanted.is_nan(),
+                "{bits:#x}"
+            );
         }
     }
 }
