@@ -2,10 +2,16 @@
 //!
 //! What is in the files is the plugin's business, and they may go at any time: weights that are not found again are packed again.
 
-use witness_plugin_protocol::{FileRef, PackedFile};
+use witness_plugin_protocol::{FileRef, ModelInfo, PackedFile};
 use witness_registry::{Digest, Registry};
 
 use crate::models::library::blocking;
+
+/// Says whether a plugin may want to pack a base's weights: plain numbers, and those that are served as such, are used as they lie. For these no room is made, which would
+/// cost others theirs.
+pub(crate) fn may_pack(info: &ModelInfo) -> bool {
+    !matches!(info.quantization.as_str(), "F32" | "F16" | "BF16" | "NF4")
+}
 
 /// Returns where the packed form of a base is kept, if it is.
 pub(crate) async fn place(registry: Registry, files: &[FileRef], bytes_max: u64) -> Option<PackedFile> {

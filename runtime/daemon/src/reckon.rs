@@ -13,6 +13,7 @@ use crate::models::actor::keep_alive;
 use crate::models::handle::Want;
 use crate::models::slot::Label;
 use crate::models::stored::{Stored, key_of};
+use crate::packed;
 
 /// Reckons what loading a model takes and says under which key and shape the scheduler knows it.
 pub(crate) fn want(app: &App, stored: &Stored, info: &ModelInfo, options: &Options, time: Option<KeepAlive>) -> Want {
@@ -29,6 +30,7 @@ pub(crate) fn want(app: &App, stored: &Stored, info: &ModelInfo, options: &Optio
         model: stored.base.clone(),
         options: load,
         architecture: info.architecture.clone(),
+        may_pack: packed::may_pack(info),
         label: label_of(stored, info),
         chats: keeps_chats(options)
             .then(|| chats::place(&app.settings, &stored.base.files))

@@ -14,6 +14,7 @@ use crate::chats;
 use crate::models::config::WitnessConfig;
 use crate::models::handle::Want;
 use crate::models::slot::Label;
+use crate::packed;
 use crate::reckon::{lease_of, load_want};
 
 /// Proves every new adapter of an order.
@@ -31,6 +32,7 @@ pub(super) async fn adapters(
         model: order.base.clone(),
         options: load,
         architecture: info.architecture.clone(),
+        may_pack: packed::may_pack(&info),
         label: Label {
             name: order.name.display_short(),
             ..Label::default()

@@ -221,7 +221,8 @@ impl Actor {
         };
         let (architecture, label, lease) = (want.architecture.clone(), want.label.clone(), want.lease.clone());
         let (engine, sender) = (Arc::clone(&self.engine), self.sender.clone());
-        let (registry, bytes_max) = (self.registry.clone(), self.packed_cache_bytes);
+        let bytes_max = if want.may_pack { self.packed_cache_bytes } else { 0 };
+        let registry = self.registry.clone();
         tokio::spawn(async move {
             let mut load_request = load_request;
             load_request.packed = packed::place(registry, &load_request.model.files, bytes_max).await;

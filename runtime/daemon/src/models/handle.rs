@@ -24,6 +24,8 @@ pub(crate) struct Want {
     pub(crate) model: ModelSpec,
     pub(crate) options: LoadOptions,
     pub(crate) architecture: String,
+    /// Whether its weights may have a packed form.
+    pub(crate) may_pack: bool,
     pub(crate) label: Label,
     /// Where its chats are kept while it is not loaded.
     pub(crate) chats: Option<ChatsFile>,

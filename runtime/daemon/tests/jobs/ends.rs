@@ -164,9 +164,11 @@ async fn killed_daemon() {
     assert_eq!(all.last().unwrap()["state"], "done");
     let starts: Vec<&Value> = all.iter().filter(|line| line["type"] == "started").collect();
     assert_eq!(starts.len(), 3);
-    assert!(starts[2]["resumed_from"].as_u64().unwrap() >= 40, "{}", starts[2]);
-    let last: Vec<u64> = steps(&all).into_iter().rev().take(40).rev().collect();
-    assert_eq!(last, (51..=90).collect::<Vec<_>>());
+    // A worker works on until it sees that its daemon is gone, so it may have saved more than anybody was shown.
+    let from = starts[2]["resumed_from"].as_u64().unwrap();
+    assert!(from >= 40, "{}", starts[2]);
+    let last: Vec<u64> = steps(&all).into_iter().rev().take(90 - from as usize).rev().collect();
+    assert_eq!(last, (from + 1..=90).collect::<Vec<_>>());
 }
 
 async fn ended_daemon() {
