@@ -12,6 +12,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 
 use std::ops::Range;
 
@@ -221,6 +223,8 @@ type Round = unsafe fn(&[f32], usize, &mut [Record]);
 fn rounding(isa: Isa) -> Round {
     match isa {
         #[cfg(target_arch = "x86_64")]
+        isa if isa.at_least(Level::Avx512) => round_avx512,
+        #[cfg(target_arch = "x86_64")]
         isa if isa.at_least(Level::Avx2) => round_avx2,
         _ => round_plain,
     }
@@ -236,6 +240,14 @@ fn round_plain(numbers: &[f32], n_columns: usize, records: &mut [Record]) {
 #[target_feature(enable = "avx2")]
 unsafe fn round_avx2(numbers: &[f32], n_columns: usize, records: &mut [Record]) {
     round(numbers, n_columns, records, |block| avx2::record(block));
+}
+
+/// # Safety
+/// The processor has AVX-512.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn round_avx512(numbers: &[f32], n_columns: usize, records: &mut [Record]) {
+    round(numbers, n_columns, records, |block| avx512::record(block));
 }
 
 #[inline(always)]

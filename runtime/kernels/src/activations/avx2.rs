@@ -43,6 +43,13 @@ pub(super) fn record(block: &[f32; BLOCK]) -> Record {
     // Packing works on each half of a register: four codes of each of the four, twice.
     let codes = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
     let codes = _mm256_permutevar8x32_epi32(codes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    of_codes(codes, scale)
+}
+
+/// Returns the record of a block's codes.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn of_codes(codes: __m256i, scale: f32) -> Record {
     let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), codes);
     let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
     let eights = _mm256_hadd_epi32(fours, fours);
@@ -63,7 +70,7 @@ pub(super) fn record(block: &[f32; BLOCK]) -> Record {
 /// Returns the largest of eight unsigned numbers.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn max_lane(v: __m256i) -> u32 {
+pub(super) fn max_lane(v: __m256i) -> u32 {
     let v = _mm_max_epu32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
     let v = _mm_max_epu32(v, _mm_shuffle_epi32::<0b01_00_11_10>(v));
     let v = _mm_max_epu32(v, _mm_shuffle_epi32::<0b10_11_00_01>(v));
