@@ -15,6 +15,8 @@ use crate::render::speed::{LONGEST, Test};
 
 /// Contexts are asked for in such steps: `llama-server` rounds to them.
 const CONTEXT_STEP: u64 = 256;
+/// How long a server is left alone behind its first answer, as whoever types the next question leaves it: what it still does for its model then is not what is timed.
+const REST: Duration = Duration::from_secs(3);
 /// Tokens that are read and answered before anything is timed: the model is loaded, pages are touched, clocks are up.
 const WARM_UP: (usize, u64) = (32, 4);
 
@@ -74,7 +76,7 @@ impl Load {
         self.chats.iter().copied().max().unwrap_or(1)
     }
 
-    /// Has a server load its model and answer once.
+    /// Has a server load its model and answer once, and lets it rest.
     pub(super) async fn warm_up(&self, server: &TimedClient, prompts: &mut Prompts) -> Outcome {
         let prompt = prompts.take(WARM_UP.0);
         self.within(server.ask(Question {
@@ -83,6 +85,7 @@ impl Load {
             reuses: false,
         }))
         .await?;
+        tokio::time::sleep(REST).await;
         Ok(())
     }
 
