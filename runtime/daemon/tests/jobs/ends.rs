@@ -166,7 +166,7 @@ async fn killed_daemon() {
     assert_eq!(starts.len(), 3);
     // A worker works on until it sees that its daemon is gone, so it may have saved more than anybody was shown.
     let from = starts[2]["resumed_from"].as_u64().unwrap();
-    assert!(from >= 40, "{}", starts[2]);
+    assert!((40..90).contains(&from), "{}", starts[2]);
     let last: Vec<u64> = steps(&all).into_iter().rev().take(90 - from as usize).rev().collect();
     assert_eq!(last, (from + 1..=90).collect::<Vec<_>>());
 }
