@@ -200,7 +200,7 @@ impl Default for Activations {
     }
 }
 
-/// Returns the sizes of the groups of so many tokens. The last has room for up to a quarter more: a group costs what two tokens cost for itself, and one or two tokens by
+/// Returns the sizes of the groups of so many tokens. The last has room for up to a third more: a group costs what two tokens cost for itself, and one or two tokens by
 /// themselves take longer than their number says.
 fn sizes(n_tokens: usize) -> impl Iterator<Item = usize> {
     let mut left = n_tokens;
@@ -253,13 +253,12 @@ unsafe fn round_avx512(numbers: &[f32], n_columns: usize, records: &mut [Record]
 #[inline(always)]
 fn round(numbers: &[f32], n_columns: usize, records: &mut [Record], record: impl Fn(&[f32; BLOCK]) -> Record) {
     let size = records.len() / (n_columns / BLOCK);
-    let mut n_tokens = 0;
+    let n_tokens = numbers.len() / n_columns;
     for (token, numbers) in numbers.chunks_exact(n_columns).enumerate() {
         let (blocks, _) = numbers.as_chunks::<BLOCK>();
         for (records, block) in records.chunks_exact_mut(size).zip(blocks) {
             records[token] = record(block);
         }
-        n_tokens = token + 1;
     }
     if n_tokens < size {
         records
@@ -268,18 +267,25 @@ fn round(numbers: &[f32], n_columns: usize, records: &mut [Record], record: impl
     }
 }
 
+/// Returns the scale of a block and its reciprocal, or the record of one that needs no rounding, by the bits of its largest magnitude.
+#[inline(always)]
+fn scale_of(largest: u32) -> std::result::Result<(f32, f32), Record> {
+    let largest = f32::from_bits(largest);
+    match largest {
+        _ if !largest.is_finite() => Err(NOT_FINITE),
+        _ if largest < SMALLEST => Err(EMPTY),
+        _ => Ok((largest / 127.0, 127.0 / largest)),
+    }
+}
+
 #[inline(always)]
 fn record(block: &[f32; BLOCK]) -> Record {
     // Magnitudes order like their bits, and NaN lies above infinity.
     let largest = block.iter().fold(0, |max, x| max.max(x.to_bits() & 0x7fff_ffff));
-    let largest = f32::from_bits(largest);
-    if !largest.is_finite() {
-        return NOT_FINITE;
-    }
-    if largest < SMALLEST {
-        return EMPTY;
-    }
-    let (scale, inverse) = (largest / 127.0, 127.0 / largest);
+    let (scale, inverse) = match scale_of(largest) {
+        Ok(scale) => scale,
+        Err(record) => return record,
+    };
     let mut codes = [0; BLOCK];
     for (code, x) in codes.iter_mut().zip(block) {
         *code = (x * inverse + ROUNDER).to_bits() as i8;

@@ -256,7 +256,7 @@ trait Lanes: Sized {
     unsafe fn or(a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
     /// Replaces bytes below 16 by entries of a table.
     unsafe fn lookup(table: &[i8; 16], bytes: Self::Bytes) -> Self::Bytes;
-    /// Makes signed codes what [`Lanes::dot_signed`] takes.
+    /// Makes signed codes what [`Lanes::dots`] takes as [`SIGNED`].
     unsafe fn signed(bytes: Self::Bytes) -> Self::Bytes;
 
     /// Loads an f16 a row.
@@ -289,10 +289,13 @@ trait Lanes: Sized {
     /// Writes a number a row.
     unsafe fn store(floats: Self::Floats, at: *mut f32);
 
-    /// Returns the products of a block and a token: of unsigned codes of at most `BITS` bits, 5 at most, each less `OFFSET`, which is 0, 8 or 16.
-    unsafe fn dot<const BITS: u32, const OFFSET: i32>(w: &[Self::Bytes; 8], x: *const Record) -> Self::Ints;
-    /// Returns the products of a block and a token: of codes that [`Lanes::signed`] made.
-    unsafe fn dot_signed(w: &[Self::Bytes; 8], x: *const Record) -> Self::Ints;
+    /// Returns the products of a block and each of some tokens: of unsigned codes of at most `BITS` bits, 5 at most, each less `OFFSET`, which is 0, 8 or 16; or of codes that
+    /// [`Lanes::signed`] made, where it is [`SIGNED`]. Does `meanwhile(t)` for each token too, which waits for none of these sums.
+    unsafe fn dots<const BITS: u32, const OFFSET: i32, const N: usize>(
+        w: &[Self::Bytes; 8],
+        x: *const Record,
+        meanwhile: impl FnMut(usize),
+    ) -> [Self::Ints; N];
     /// Returns the scales of a block's two halves in the form that [`Lanes::dots_of_halves`] and [`Lanes::joined`] take.
     unsafe fn factors(scales: [Self::Ints; 2]) -> [Self::Ints; 3];
     /// Returns, for several tokens, what [`Lanes::joined`] makes the products of a block's two halves of: of codes of at most `BITS` bits, each less `OFFSET`.
@@ -305,48 +308,19 @@ trait Lanes: Sized {
     ) -> [[Self::Ints; 2]; N];
     /// Returns the products of two halves times their scales, added and rounded once.
     unsafe fn joined(dots: [Self::Ints; 2], factors: [Self::Ints; 3]) -> Self::Floats;
-
-    /// As [`Lanes::dot`], for several tokens. Does `meanwhile(t)` for each of them too, which waits for none of these sums.
-    #[inline(always)]
-    unsafe fn dots<const BITS: u32, const OFFSET: i32, const N: usize>(
-        w: &[Self::Bytes; 8],
-        x: *const Record,
-        mut meanwhile: impl FnMut(usize),
-    ) -> [Self::Ints; N] {
-        // SAFETY: as promised by the caller.
-        let mut dots = unsafe { [Self::int(0); N] };
-        for (t, dot) in dots.iter_mut().enumerate() {
-            meanwhile(t);
-            // SAFETY: as above.
-            *dot = unsafe { Self::dot::<BITS, OFFSET>(w, x.add(t)) };
-        }
-        dots
-    }
-
-    /// As [`Lanes::dot_signed`], for several tokens; `meanwhile` as for [`Lanes::dots`].
-    #[inline(always)]
-    unsafe fn dots_signed<const N: usize>(
-        w: &[Self::Bytes; 8],
-        x: *const Record,
-        mut meanwhile: impl FnMut(usize),
-    ) -> [Self::Ints; N] {
-        // SAFETY: as promised by the caller.
-        let mut dots = unsafe { [Self::int(0); N] };
-        for (t, dot) in dots.iter_mut().enumerate() {
-            meanwhile(t);
-            // SAFETY: as above.
-            *dot = unsafe { Self::dot_signed(w, x.add(t)) };
-        }
-        dots
-    }
 }
 
-/// Registers whose products of halves are scaled while they are integers: `factors`, `dots_of_halves` and `joined` of these [`Lanes`].
+/// What signed codes are moved by where the first factor of a dot product must be unsigned.
+const SIGNED: i32 = 128;
+
+/// Registers that take one token after the other, and scale products of halves while they are integers.
 ///
 /// # Safety
 /// As for [`Lanes`].
-trait ScaledAsIntegers: Lanes {
-    /// Returns scales in the form that [`ScaledAsIntegers::dot_scaled`] takes.
+trait OneByOne: Lanes {
+    /// As [`Lanes::dots`], for one token.
+    unsafe fn dot<const BITS: u32, const OFFSET: i32>(w: &[Self::Bytes; 8], x: *const Record) -> Self::Ints;
+    /// Returns scales in the form that [`OneByOne::dot_scaled`] takes.
     unsafe fn factor(scales: Self::Ints) -> Self::Ints;
     /// Returns a scale times 16 products of unsigned codes of at most `BITS` bits, 6 at most: registers `4 * HALF` on, and the 16 bytes at `x`.
     unsafe fn dot_scaled<const BITS: u32, const HALF: usize>(
@@ -355,16 +329,9 @@ trait ScaledAsIntegers: Lanes {
         factor: Self::Ints,
     ) -> Self::Ints;
 
+    /// As [`Lanes::dots_of_halves`], for one token: the whole, as an integer.
     #[inline(always)]
-    unsafe fn integer_factors(scales: [Self::Ints; 2]) -> [Self::Ints; 3] {
-        let [first, second] = scales;
-        // SAFETY: as promised by the caller.
-        unsafe { [Self::factor(first), Self::factor(second), Self::pair(first, second)] }
-    }
-
-    /// Returns the product of a block and a token.
-    #[inline(always)]
-    unsafe fn integer_dot<const BITS: u32, const OFFSET: i32>(
+    unsafe fn dot_of_halves<const BITS: u32, const OFFSET: i32>(
         w: &[Self::Bytes; 8],
         x: *const Record,
         factors: [Self::Ints; 3],
@@ -384,13 +351,36 @@ trait ScaledAsIntegers: Lanes {
     }
 }
 
-/// What is the same in all [`Lanes`] that are [`ScaledAsIntegers`].
-macro_rules! scaled_as_integers {
+/// What is the same in all [`Lanes`] that are [`OneByOne`].
+macro_rules! one_by_one {
     () => {
         #[inline(always)]
-        unsafe fn factors(scales: [Self::Ints; 2]) -> [Self::Ints; 3] {
+        unsafe fn dots<const BITS: u32, const OFFSET: i32, const N: usize>(
+            w: &[Self::Bytes; 8],
+            x: *const Record,
+            mut meanwhile: impl FnMut(usize),
+        ) -> [Self::Ints; N] {
             // SAFETY: as promised by the caller.
-            unsafe { Self::integer_factors(scales) }
+            let mut dots = unsafe { [Self::int(0); N] };
+            for (t, dot) in dots.iter_mut().enumerate() {
+                meanwhile(t);
+                // SAFETY: as above.
+                *dot = unsafe { Self::dot::<BITS, OFFSET>(w, x.add(t)) };
+            }
+            dots
+        }
+
+        #[inline(always)]
+        unsafe fn factors(scales: [Self::Ints; 2]) -> [Self::Ints; 3] {
+            let [first, second] = scales;
+            // SAFETY: as promised by the caller.
+            unsafe {
+                [
+                    Self::factor(first),
+                    Self::factor(second),
+                    Self::pair(first, second),
+                ]
+            }
         }
 
         #[inline(always)]
@@ -405,7 +395,7 @@ macro_rules! scaled_as_integers {
             for (t, dot) in dots.iter_mut().enumerate() {
                 meanwhile(t);
                 // SAFETY: as above.
-                dot[0] = unsafe { Self::integer_dot::<BITS, OFFSET>(w, x.add(t), factors) };
+                dot[0] = unsafe { Self::dot_of_halves::<BITS, OFFSET>(w, x.add(t), factors) };
             }
             dots
         }
@@ -418,7 +408,7 @@ macro_rules! scaled_as_integers {
     };
 }
 #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), expect(unused_imports))]
-use scaled_as_integers;
+use one_by_one;
 
 /// Multiplies a tile with `T` tokens.
 ///
@@ -633,7 +623,7 @@ unsafe fn dots<S: Lanes, K: Type, const N: usize>(
             };
         }
         let dots = match (format.codes, format.offset) {
-            (Codes::Bytes | Codes::Values, _) => S::dots_signed::<N>(w, x, meanwhile),
+            (Codes::Bytes | Codes::Values, _) => S::dots::<8, SIGNED, N>(w, x, meanwhile),
             (Codes::Fives, 16) => S::dots::<5, 16, N>(w, x, meanwhile),
             (Codes::Fives, _) => S::dots::<5, 0, N>(w, x, meanwhile),
             (_, 8) => S::dots::<4, 8, N>(w, x, meanwhile),

@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{EMPTY, NOT_FINITE, ROUNDER, Record, SMALLEST};
+use super::{EMPTY, ROUNDER, Record, scale_of};
 use crate::format::BLOCK;
 
 /// Rounds a block.
@@ -22,17 +22,11 @@ pub(super) fn record(block: &[f32; BLOCK]) -> Record {
     };
     let magnitude = |x| _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(0x7fff_ffff));
     let [a, b, c, d] = x.map(magnitude);
-    let largest = f32::from_bits(max_lane(_mm256_max_epu32(
-        _mm256_max_epu32(a, b),
-        _mm256_max_epu32(c, d),
-    )));
-    if !largest.is_finite() {
-        return NOT_FINITE;
-    }
-    if largest < SMALLEST {
-        return EMPTY;
-    }
-    let (scale, inverse) = (largest / 127.0, 127.0 / largest);
+    let largest = max_lane(_mm256_max_epu32(_mm256_max_epu32(a, b), _mm256_max_epu32(c, d)));
+    let (scale, inverse) = match scale_of(largest) {
+        Ok(scale) => scale,
+        Err(record) => return record,
+    };
     let [a, b, c, d] = x.map(|x| {
         let rounded = _mm256_add_ps(_mm256_mul_ps(x, _mm256_set1_ps(inverse)), _mm256_set1_ps(ROUNDER));
         _mm256_sub_epi32(

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::avx2::{max_lane, of_codes};
-use super::{EMPTY, NOT_FINITE, ROUNDER, Record, SMALLEST};
+use super::{ROUNDER, Record, scale_of};
 use crate::format::BLOCK;
 
 /// Rounds a block.
@@ -16,14 +16,11 @@ pub(super) fn record(block: &[f32; BLOCK]) -> Record {
     let [a, b] = x.map(|x| _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fff_ffff)));
     let both = _mm512_max_epu32(a, b);
     let half = _mm256_max_epu32(_mm512_castsi512_si256(both), _mm512_extracti64x4_epi64::<1>(both));
-    let largest = f32::from_bits(max_lane(half));
-    if !largest.is_finite() {
-        return NOT_FINITE;
-    }
-    if largest < SMALLEST {
-        return EMPTY;
-    }
-    let (scale, inverse) = (largest / 127.0, 127.0 / largest);
+    let largest = max_lane(half);
+    let (scale, inverse) = match scale_of(largest) {
+        Ok(scale) => scale,
+        Err(record) => return record,
+    };
     let [a, b] = x.map(|x| {
         let rounded = _mm512_add_ps(_mm512_mul_ps(x, _mm512_set1_ps(inverse)), _mm512_set1_ps(ROUNDER));
         _mm512_cvtepi32_epi8(_mm512_castps_si512(rounded))

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use witness_formats::gguf::GgmlType;
 
-use super::{Lanes, Run, ScaledAsIntegers, Type, kernels_of, multiply, scaled_as_integers, types};
+use super::{Lanes, OneByOne, Run, SIGNED, Type, kernels_of, multiply, one_by_one, types};
 use crate::activations::Record;
 use crate::format::TILE_ROWS;
 
@@ -192,10 +192,18 @@ impl Lanes for Avx2 {
         unsafe { _mm256_storeu_ps(at, floats) }
     }
 
+    one_by_one!();
+}
+
+impl OneByOne for Avx2 {
     /// Two products of 15 (4 bits) or 31 (5 bits) times 127 and another: eight such pairs of 4 bits (30,480) and four of 5 bits (31,496) fit into 16 bits.
     #[inline]
     #[target_feature(enable = "avx2")]
     unsafe fn dot<const BITS: u32, const OFFSET: i32>(w: &[__m256i; 8], x: *const Record) -> __m256i {
+        if OFFSET == SIGNED {
+            // SAFETY: as promised by the caller.
+            return unsafe { dot_signed(w, x) };
+        }
         // SAFETY: the caller promises a record, which has 32 codes.
         unsafe {
             let negative_sum = _mm256_set1_epi32((*x).negative_sum);
@@ -222,28 +230,6 @@ impl Lanes for Avx2 {
         }
     }
 
-    /// The first factor must be unsigned, so signs move to the second: `|w| * (x with the sign of w)`. Two products of at most 128 * 127 fit into 16 bits, four
-    /// do not.
-    #[inline]
-    #[target_feature(enable = "avx2")]
-    unsafe fn dot_signed(w: &[__m256i; 8], x: *const Record) -> __m256i {
-        // SAFETY: the caller promises a record, which has 32 codes.
-        let x = unsafe { (&raw const (*x).codes).cast::<i8>() };
-        let ones = _mm256_set1_epi16(1);
-        let mut sums = [_mm256_setzero_si256(); 2];
-        for k in 0..8 {
-            // SAFETY: the caller promises 32 bytes.
-            let x = unsafe { four(x, k) };
-            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w[k]), _mm256_sign_epi8(x, w[k]));
-            sums[k % 2] = _mm256_add_epi32(sums[k % 2], _mm256_madd_epi16(pairs, ones));
-        }
-        _mm256_add_epi32(sums[0], sums[1])
-    }
-
-    scaled_as_integers!();
-}
-
-impl ScaledAsIntegers for Avx2 {
     /// The scale twice in each lane: the second instruction of the dot product multiplies with it.
     #[inline]
     #[target_feature(enable = "avx2")]
@@ -271,4 +257,25 @@ impl ScaledAsIntegers for Avx2 {
             _mm256_add_epi32(_mm256_madd_epi16(a, factor), _mm256_madd_epi16(b, factor))
         }
     }
+}
+
+/// Returns the products of a block's signed codes and a token. The first factor must be unsigned, so signs move to the second: `|w| * (x with the sign of w)`. Two products of at most 128 * 127 fit into 16 bits, four
+/// do not.
+///
+/// # Safety
+/// A record lies at `x`.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn dot_signed(w: &[__m256i; 8], x: *const Record) -> __m256i {
+    // SAFETY: the caller promises a record, which has 32 codes.
+    let x = unsafe { (&raw const (*x).codes).cast::<i8>() };
+    let ones = _mm256_set1_epi16(1);
+    let mut sums = [_mm256_setzero_si256(); 2];
+    for k in 0..8 {
+        // SAFETY: the caller promises 32 bytes.
+        let x = unsafe { four(x, k) };
+        let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w[k]), _mm256_sign_epi8(x, w[k]));
+        sums[k % 2] = _mm256_add_epi32(sums[k % 2], _mm256_madd_epi16(pairs, ones));
+    }
+    _mm256_add_epi32(sums[0], sums[1])
 }

@@ -9,7 +9,7 @@ use std::arch::asm;
 use half::f16;
 use witness_formats::gguf::GgmlType;
 
-use super::{Lanes, Run, ScaledAsIntegers, Type, kernels_of, multiply, scaled_as_integers, types};
+use super::{Lanes, OneByOne, Run, SIGNED, Type, kernels_of, multiply, one_by_one, types};
 use crate::activations::Record;
 use crate::format::TILE_ROWS;
 
@@ -188,29 +188,23 @@ impl Lanes for DotProd {
         unsafe { vst1q_f32(at, floats) }
     }
 
-    /// Codes below 128 are the same signed and unsigned.
+    one_by_one!();
+}
+
+impl OneByOne for DotProd {
+    /// Codes below 128 are the same signed and unsigned, and signed ones are not moved.
     #[inline]
     #[target_feature(enable = "neon,dotprod")]
     unsafe fn dot<const BITS: u32, const OFFSET: i32>(w: &[uint8x16_t; 8], x: *const Record) -> int32x4_t {
         // SAFETY: the caller promises a record, which has 32 codes.
         unsafe {
-            let start = vdupq_n_s32((*x).negative_sum * OFFSET);
+            let moved_by = if OFFSET == SIGNED { 0 } else { OFFSET };
+            let start = vdupq_n_s32((*x).negative_sum * moved_by);
             let x = (&raw const (*x).codes).cast::<i8>();
             sixteen(w, 4, vld1q_s8(x.add(16)), sixteen(w, 0, vld1q_s8(x), start))
         }
     }
 
-    #[inline]
-    #[target_feature(enable = "neon,dotprod")]
-    unsafe fn dot_signed(w: &[uint8x16_t; 8], x: *const Record) -> int32x4_t {
-        // SAFETY: as promised by the caller.
-        unsafe { DotProd::dot::<8, 0>(w, x) }
-    }
-
-    scaled_as_integers!();
-}
-
-impl ScaledAsIntegers for DotProd {
     #[inline]
     #[target_feature(enable = "neon")]
     unsafe fn factor(scales: int32x4_t) -> int32x4_t {

@@ -160,18 +160,19 @@ impl Lanes for Emulated {
         unsafe { at.cast::<Floats>().write(floats) }
     }
 
-    unsafe fn dot<const BITS: u32, const OFFSET: i32>(w: &[Bytes; 8], x: *const Record) -> Ints {
-        // SAFETY: the caller promises a record.
-        let x = unsafe { *x };
-        let (codes, _) = x.codes.as_chunks::<4>();
-        w.iter()
-            .zip(codes)
-            .fold([x.negative_sum * OFFSET; 16], |sums, (w, x)| dots(sums, *w, *x))
-    }
-
-    unsafe fn dot_signed(w: &[Bytes; 8], x: *const Record) -> Ints {
-        // SAFETY: as promised by the caller.
-        unsafe { Emulated::dot::<8, 128>(w, x) }
+    unsafe fn dots<const BITS: u32, const OFFSET: i32, const N: usize>(
+        w: &[Bytes; 8],
+        x: *const Record,
+        mut meanwhile: impl FnMut(usize),
+    ) -> [Ints; N] {
+        std::array::from_fn(|t| {
+            meanwhile(t);
+            // SAFETY: the caller promises `N` records.
+            let x = unsafe { *x.add(t) };
+            let (codes, _) = x.codes.as_chunks::<4>();
+            let start = [x.negative_sum * OFFSET; 16];
+            w.iter().zip(codes).fold(start, |sums, (w, x)| dots(sums, *w, *x))
+        })
     }
 
     unsafe fn factors(scales: [Ints; 2]) -> [Ints; 3] {

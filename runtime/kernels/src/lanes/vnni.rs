@@ -179,22 +179,6 @@ impl Lanes for Vnni {
         unsafe { _mm512_storeu_ps(at, floats) }
     }
 
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512vnni")]
-    unsafe fn dot<const BITS: u32, const OFFSET: i32>(w: &[__m512i; 8], x: *const Record) -> __m512i {
-        // SAFETY: as promised by the caller.
-        let [dot] = unsafe { Vnni::dots::<BITS, OFFSET, 1>(w, x, |_| {}) };
-        dot
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512vnni")]
-    unsafe fn dot_signed(w: &[__m512i; 8], x: *const Record) -> __m512i {
-        // SAFETY: as promised by the caller.
-        let [dot] = unsafe { Vnni::dots_signed(w, x, |_| {}) };
-        dot
-    }
-
     /// The scales as f32, where a multiplication takes a quarter of what it takes in 32-bit integers.
     #[inline]
     #[target_feature(enable = "avx512f")]
@@ -272,16 +256,6 @@ impl Lanes for Vnni {
             }
             dots
         }
-    }
-
-    #[inline(always)]
-    unsafe fn dots_signed<const N: usize>(
-        w: &[__m512i; 8],
-        x: *const Record,
-        meanwhile: impl FnMut(usize),
-    ) -> [__m512i; N] {
-        // SAFETY: as promised by the caller.
-        unsafe { Vnni::dots::<8, 128, N>(w, x, meanwhile) }
     }
 }
 
