@@ -257,9 +257,7 @@ impl Delta {
             return true;
         };
         let n_in = base.shape().1;
-        let (a, scale) = (widened(&pair.a), pair.scale);
-        let mut b = vec![0.0; pair.b.n_out().div_ceil(TILE) * TILE * pair.rank];
-        pair.b.widen(0, &mut b);
+        let (a, b, scale) = (widened(&pair.a), widened(&pair.b.numbers), pair.scale);
         each_chunk(pool, direction, ROWS_PER_TASK, |task, direction| {
             let (mut row, mut change) = (vec![0.0f32; n_in], vec![0.0f32; n_in]);
             for (at, length) in direction.iter_mut().enumerate() {
