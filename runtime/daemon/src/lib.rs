@@ -183,7 +183,9 @@ impl Daemon {
             )
         })
         .await?;
-        let tcp = socket::tcp(&settings.host).await?;
+        let reserved = socket::reserve(&settings.host).await?;
+        let (unix, socket_file) = socket::unix(&settings.socket)?;
+        let tcp = socket::listen(reserved, &settings.host)?;
         let address = tcp.local_addr().map_err(|error| {
             Diagnostic::new(
                 "witness::daemon::listen",
@@ -192,7 +194,6 @@ impl Daemon {
             )
             .cause(error.to_string())
         })?;
-        let (unix, socket_file) = socket::unix(&settings.socket)?;
         if let Err(error) = chats::tidy(&settings) {
             tracing::warn!("chats are not kept while their models are not loaded: {error}");
         }
