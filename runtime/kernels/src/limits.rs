@@ -14,15 +14,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use witness_instructions::{Isa, Level};
 
 use crate::error::Result;
-use crate::memory::{Buffer, prefetch};
+use crate::lanes::Ahead;
+use crate::memory::{Buffer, prefetch, prefetch_far};
 use crate::pool::Pool;
 
 /// More than any cache holds.
 const BYTES: usize = 384 << 20;
 /// Bytes that a thread reads at a time.
 const CHUNK: usize = 1 << 20;
-/// Bytes behind a line that are asked for with it.
-const AHEAD: usize = 8_192;
 /// Tasks of the two that compute, and rounds of each.
 const TASKS: usize = 32;
 const ROUNDS: usize = 100_000;
@@ -50,7 +49,8 @@ impl Memory {
             let mut sums = [0u64; 8];
             for line in lines {
                 // The limit is what memory delivers, not how far the processor looks ahead by itself.
-                prefetch(line.as_ptr().wrapping_add(AHEAD));
+                prefetch_far(line.as_ptr().wrapping_add(Ahead::STREAM.far));
+                prefetch(line.as_ptr().wrapping_add(Ahead::STREAM.near));
                 for (sum, word) in sums.iter_mut().zip(line.as_chunks::<8>().0) {
                     *sum = sum.wrapping_add(u64::from_ne_bytes(*word));
                 }

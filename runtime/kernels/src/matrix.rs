@@ -11,7 +11,7 @@ use crate::activations::{Activations, TOKENS_MAX};
 use crate::error::{KernelError, Result};
 use crate::format::{ALIGNMENT, BLOCK, Format, LAYOUT_VERSION, TILE_ROWS};
 use crate::lanes::amx::{self, Rows, Tiles, Unit};
-use crate::lanes::{AHEAD, Kernel, WIDE};
+use crate::lanes::{Ahead, Kernel, WIDE};
 use crate::memory::{Buffer, Bytes, Watch};
 use crate::output::Output;
 use crate::pack::pack_tile;
@@ -237,7 +237,7 @@ impl PackedMatrix {
             for (first, records) in x.groups(done..x.n_tokens()) {
                 let mut sums = [[0.0; TILE_ROWS]; TOKENS_MAX];
                 let sums = &mut sums[..records.len() / n_blocks];
-                let ahead = if first == done { AHEAD } else { 0 };
+                let ahead = if first == done { Ahead::STREAM } else { Ahead::NOTHING };
                 kernel.run(self.tile(index), n_blocks, 0..n_blocks, ahead, records, sums);
                 for (token, sums) in (first..x.n_tokens()).zip(sums) {
                     // SAFETY: this task alone has these tiles.
@@ -263,10 +263,12 @@ impl PackedMatrix {
                         output.fetch(tokens.clone(), tiles.start * TILE_ROWS..tiles.end * TILE_ROWS);
                     }
                     // The same columns of the next tile.
-                    let ahead = if tokens.start == 0 {
-                        self.format.tile_bytes(n_blocks)
-                    } else {
-                        0
+                    let ahead = match tokens.start {
+                        0 => Ahead {
+                            far: self.format.tile_bytes(n_blocks),
+                            near: 0,
+                        },
+                        _ => Ahead::NOTHING,
                     };
                     for (index, sums) in tiles.clone().zip(&mut sums) {
                         let sums = &mut sums[tokens.start - panel.start..][..tokens.len()];

@@ -8,7 +8,7 @@ use witness_instructions::Isa;
 
 use crate::activations::{Activations, Record};
 use crate::format::{BLOCK, Format, LAYOUT_VERSION};
-use crate::lanes::Kernel;
+use crate::lanes::{Ahead, Kernel};
 use crate::matrix::PackedMatrix;
 use crate::pool::Pool;
 
@@ -272,11 +272,18 @@ fn wide_registers_give_the_same_bits() {
                     packed.packed_bytes(),
                     n_blocks,
                     0..n_blocks,
-                    0,
+                    Ahead::NOTHING,
                     records,
                     &mut wanted,
                 );
-                kernel.run(packed.packed_bytes(), n_blocks, 0..n_blocks, 0, records, &mut found);
+                kernel.run(
+                    packed.packed_bytes(),
+                    n_blocks,
+                    0..n_blocks,
+                    Ahead::STREAM,
+                    records,
+                    &mut found,
+                );
                 assert!(same(found.as_flattened(), wanted.as_flattened()), "{kind:?} {n_tokens}");
             }
         }

@@ -39,6 +39,12 @@ impl Lanes for Avx2 {
 
     #[inline]
     #[target_feature(enable = "avx2")]
+    unsafe fn prefetch_far(at: *const u8) {
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2")]
     unsafe fn bytes(at: *const u8) -> __m256i {
         // SAFETY: the caller promises 32 bytes.
         unsafe { _mm256_loadu_si256(at.cast()) }

@@ -26,7 +26,17 @@ impl Lanes for DotProd {
 
     #[inline]
     #[target_feature(enable = "neon")]
-    unsafe fn prefetch(_: *const u8) {}
+    unsafe fn prefetch(at: *const u8) {
+        // SAFETY: a prefetch reads nothing, whatever the address. It has no stable intrinsic.
+        unsafe { asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(nostack, preserves_flags, readonly)) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn prefetch_far(at: *const u8) {
+        // SAFETY: as above.
+        unsafe { asm!("prfm pldl2keep, [{at}]", at = in(reg) at, options(nostack, preserves_flags, readonly)) }
+    }
 
     #[inline]
     #[target_feature(enable = "neon")]

@@ -54,6 +54,8 @@ impl Lanes for Emulated {
 
     unsafe fn prefetch(_: *const u8) {}
 
+    unsafe fn prefetch_far(_: *const u8) {}
+
     unsafe fn bytes(at: *const u8) -> Bytes {
         // SAFETY: the caller promises 64 bytes.
         unsafe { at.cast::<Bytes>().read() }

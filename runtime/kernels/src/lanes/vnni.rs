@@ -28,6 +28,12 @@ impl Lanes for Vnni {
 
     #[inline]
     #[target_feature(enable = "avx512f")]
+    unsafe fn prefetch_far(at: *const u8) {
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
     unsafe fn bytes(at: *const u8) -> __m512i {
         // SAFETY: the caller promises 64 bytes.
         unsafe { _mm512_loadu_si512(at.cast()) }
