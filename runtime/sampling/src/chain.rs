@@ -3,7 +3,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use crate::math::{exp_nonpositive, ln};
+use crate::math::{exp_nonpositive, ln, sum_of_exp};
 use crate::penalty;
 use crate::select::{self, Candidate, Descending};
 use crate::{SamplerConfig, SamplingError};
@@ -11,6 +11,9 @@ use crate::{SamplerConfig, SamplingError};
 /// With a mask and no `top_k`, candidates are sought until those not yet seen cannot hold more than this share of the probability.
 /// A draw has 53 bits, so one in 2^40 is never noticed, and the whole vocabulary is asked only when the distribution is nearly flat.
 const UNSEEN_SHARE_MAX: f64 = 1.0 / (1u64 << 40) as f64;
+
+/// Candidates that are sorted to find the drawn one among them.
+const SORTED_MAX: usize = 256;
 
 /// How many candidates are sought first when `top_k` does not say.
 const FIRST_BATCH: usize = 64;
@@ -88,9 +91,15 @@ impl Sampler {
             top_k: k,
             top_p,
             typical_p,
+            min_p,
             ..
         } = self.config;
-        let is_nucleus = mask.is_none() && k == 0 && typical_p >= 1.0 && top_p < 1.0;
+        let is_whole = mask.is_none() && k == 0 && typical_p >= 1.0;
+        if is_whole && top_p >= 1.0 {
+            let mut kept = at_least(logits, min_p);
+            return self.draw_unsorted(&mut kept).ok_or(no_candidate);
+        }
+        let is_nucleus = is_whole;
         let mut kept = match mask {
             None if is_nucleus => nucleus(logits, top_p),
             None => top_k(logits, k),
@@ -104,26 +113,56 @@ impl Sampler {
         if !is_nucleus {
             keep_top_p(&mut kept, top_p);
         }
-        keep_min_p(&mut kept, self.config.min_p);
+        keep_min_p(&mut kept, min_p);
         Ok(self.draw(&kept))
+    }
+
+    /// Returns a number from 0 to below 1.
+    fn uniform(&mut self) -> f64 {
+        // 53 random bits: steps that f64 holds exactly.
+        (self.random.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// As [`Sampler::draw`], of candidates in any order, which is changed: those that cannot be meant are left unsorted, by halves or so.
+    fn draw_unsorted(&mut self, kept: &mut [Candidate]) -> Option<Candidate> {
+        let temperature = f64::from(self.config.temperature);
+        let largest = kept.iter().max()?.logit;
+        let sum = |part: &[Candidate]| weights_below(part, largest, temperature).iter().sum::<f64>();
+        let mut rest = self.uniform() * sum(kept);
+        let mut left = kept;
+        while left.len() > SORTED_MAX {
+            let half = left.len() / 2;
+            let (before, _, _) = left.select_nth_unstable_by(half, |a, b| b.cmp(a));
+            let before = sum(before);
+            if rest < before {
+                left = &mut left[..half];
+            } else {
+                rest -= before;
+                left = &mut left[half..];
+            }
+        }
+        left.sort_unstable_by(|a, b| b.cmp(a));
+        Some(walk(left, &weights_below(left, largest, temperature), rest))
     }
 
     /// Draws from the softmax of the candidates at the configured temperature; `kept` is sorted and not empty.
     fn draw(&mut self, kept: &[Candidate]) -> Candidate {
         let weights = weights(kept, f64::from(self.config.temperature));
         let total: f64 = weights.iter().sum();
-        // 53 random bits: uniform over [0, 1) in steps that f64 holds exactly.
-        let uniform = (self.random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-        let mut rest = uniform * total;
-        for (candidate, weight) in kept.iter().zip(&weights) {
-            if rest < *weight {
-                return *candidate;
-            }
-            rest -= weight;
-        }
-        // Rounding can leave a sliver beyond the last weight.
-        kept[kept.len() - 1]
+        walk(kept, &weights, self.uniform() * total)
     }
+}
+
+/// Returns the candidate at which the sum of weights passes `rest`; there is one.
+fn walk(kept: &[Candidate], weights: &[f64], mut rest: f64) -> Candidate {
+    for (candidate, weight) in kept.iter().zip(weights) {
+        if rest < *weight {
+            return *candidate;
+        }
+        rest -= weight;
+    }
+    // Rounding can leave a sliver beyond the last weight.
+    kept[kept.len() - 1]
 }
 
 /// Returns `exp((logit - largest) / temperature)` of each candidate: the softmax before its division by the sum.
@@ -132,8 +171,28 @@ fn weights(kept: &[Candidate], temperature: f64) -> Vec<f64> {
         .iter()
         .map(|candidate| candidate.logit)
         .fold(f32::NEG_INFINITY, f32::max);
+    weights_below(kept, largest, temperature)
+}
+
+/// The same, of some of the candidates.
+fn weights_below(kept: &[Candidate], largest: f32, temperature: f64) -> Vec<f64> {
     kept.iter()
         .map(|candidate| exp_nonpositive((f64::from(candidate.logit) - f64::from(largest)) / temperature))
+        .collect()
+}
+
+/// Returns the candidates at least `p` times as likely as the most likely, all that are possible for 0, by id.
+fn at_least(logits: &[f32], p: f32) -> Vec<Candidate> {
+    let Some(best) = select::best(logits) else {
+        return Vec::new();
+    };
+    let least = match p > 0.0 {
+        true => f64::from(best.logit) + ln(f64::from(p.min(1.0))),
+        false => f64::NEG_INFINITY,
+    };
+    let possible = select::candidates(0, logits).filter(|candidate| candidate.logit > f32::NEG_INFINITY);
+    possible
+        .filter(|candidate| f64::from(candidate.logit) >= least)
         .collect()
 }
 
@@ -166,7 +225,7 @@ fn nucleus(logits: &[f32], p: f32) -> Vec<Candidate> {
         return Vec::new();
     };
     let weight = |logit: f32| exp_nonpositive(f64::from(logit) - f64::from(best.logit));
-    let wanted = f64::from(p) * logits.iter().map(|&logit| weight(logit)).sum::<f64>();
+    let wanted = f64::from(p) * sum_of_exp(logits, best.logit, 1.0);
     let mut kept = Vec::new();
     let mut sum = 0.0;
     for candidate in Descending::new(logits, FIRST_BATCH) {

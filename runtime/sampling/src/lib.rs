@@ -19,8 +19,8 @@
 //!
 //! # Cost
 //! With `top_k` of 40 over 150,000 tokens: one pass that checks every logit and keeps a heap of 40; nothing of the vocabulary's size is
-//! allocated or sorted. With `top_k` of 0 the nucleus of `top_p` is found in batches; only `top_k` of 0 without `top_p` (or with `typical_p`)
-//! sorts the vocabulary. A mask is asked about candidates in order of probability until enough are found, not about every token.
+//! allocated or sorted. With `top_k` of 0 the nucleus of `top_p` is found in batches, and without `top_p` the drawn token is found by halving; only
+//! `top_k` of 0 with `typical_p` sorts the vocabulary. A mask is asked about candidates in order of probability until enough are found, not about every token.
 //!
 //! ```
 //! use witness_sampling::{Sampler, SamplerConfig};

@@ -1,7 +1,7 @@
 //! Log probabilities of the model itself: the log softmax of the raw logits, before any penalty, temperature or cut.
 
 use crate::SamplingError;
-use crate::math::{exp_nonpositive, ln};
+use crate::math::{ln, sum_of_exp};
 use crate::select::{self, Descending};
 
 /// The logits of one step with their normaliser computed once.
@@ -21,14 +21,9 @@ impl<'a> LogProbs<'a> {
     pub fn of(logits: &'a [f32]) -> Result<Self, SamplingError> {
         select::check(logits)?;
         let best = select::best(logits).ok_or(SamplingError::NoCandidate { n_logits: logits.len() })?;
-        let largest = f64::from(best.logit);
-        let sum: f64 = logits
-            .iter()
-            .map(|&logit| exp_nonpositive(f64::from(logit) - largest))
-            .sum();
         Ok(Self {
             logits,
-            log_sum: largest + ln(sum),
+            log_sum: f64::from(best.logit) + ln(sum_of_exp(logits, best.logit, 1.0)),
         })
     }
 

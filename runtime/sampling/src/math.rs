@@ -10,13 +10,17 @@ const LN_2_HIGH: f64 = f64::from_bits(0x3fe6_2e42_fee0_0000);
 /// What [`LN_2_HIGH`] lacks: ln 2 to twice the precision, minus the high part.
 const LN_2_LOW: f64 = 1.908_214_929_270_587_7e-10;
 
+/// Added to a number of less than 2^51, it leaves the nearest integer in the low bits: beyond 2^52 an f64 has no fraction.
+const TO_INTEGER: f64 = 1.5 * (1u64 << 52) as f64;
+
 /// Returns e to the power of `x` for `x` of 0 or less; 0 below -700, where the result no longer matters to any sum with a 1 in it.
+///
+/// Without a branch or a call, so that a compiler can do several at once.
+#[inline]
 pub(crate) fn exp_nonpositive(x: f64) -> f64 {
-    if x < -700.0 {
-        return 0.0;
-    }
     // x = k ln 2 + r with |r| <= ln 2 / 2, then e^r by its Taylor series to r^13 (the next term is below 1e-17).
-    let k = (x / LN_2 - 0.5).trunc();
+    let near = x / LN_2 + TO_INTEGER;
+    let k = near - TO_INTEGER;
     let r = (x - k * LN_2_HIGH) - k * LN_2_LOW;
     const INVERSE_FACTORIALS: [f64; 14] = [
         1.0 / 6_227_020_800.0,
@@ -34,9 +38,31 @@ pub(crate) fn exp_nonpositive(x: f64) -> f64 {
         1.0,
         1.0,
     ];
-    let power = INVERSE_FACTORIALS.iter().fold(0.0, |sum, factor| sum * r + factor);
-    // k is within -1011..=0, so the biased exponent is within 12..=1023.
-    power * f64::from_bits(((1023 + k as i64) as u64) << 52)
+    let mut power = 0.0;
+    for factor in INVERSE_FACTORIALS {
+        power = power * r + factor;
+    }
+    // k is within -1010..=0 where it matters, so the biased exponent is within 13..=1023; what is above the exponent's bits falls out.
+    let scale = f64::from_bits(near.to_bits().wrapping_add(1023) << 52);
+    if x < -700.0 { 0.0 } else { power * scale }
+}
+
+/// Exponentials that are made side by side.
+const SIDE_BY_SIDE: usize = 64;
+
+/// Returns the sum of `exp((logit - largest) / temperature)`, added in the order of the logits, none of which is larger than the largest.
+pub(crate) fn sum_of_exp(logits: &[f32], largest: f32, temperature: f64) -> f64 {
+    let (largest, mut sum) = (f64::from(largest), 0.0);
+    for logits in logits.chunks(SIDE_BY_SIDE) {
+        let mut weights = [0.0; SIDE_BY_SIDE];
+        for (weight, &logit) in weights.iter_mut().zip(logits) {
+            *weight = exp_nonpositive((f64::from(logit) - largest) / temperature);
+        }
+        for weight in &weights[..logits.len()] {
+            sum += weight;
+        }
+    }
+    sum
 }
 
 /// Returns the natural logarithm of a positive, finite, normal `x`.

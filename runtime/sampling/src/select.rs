@@ -57,7 +57,7 @@ pub(crate) fn check(logits: &[f32]) -> Result<(), SamplingError> {
 }
 
 /// Returns the candidates of a run of logits that begins at token `first`.
-fn candidates(first: usize, logits: &[f32]) -> impl Iterator<Item = Candidate> {
+pub(crate) fn candidates(first: usize, logits: &[f32]) -> impl Iterator<Item = Candidate> {
     logits.iter().enumerate().map(move |(index, &logit)| Candidate {
         token: (first + index) as u32,
         logit,
