@@ -54,6 +54,6 @@ pub use activations::Activations;
 pub use error::{KernelError, Result};
 pub use format::{LAYOUT_VERSION, TILE_ROWS, is_packable};
 pub use matrix::PackedMatrix;
-pub use memory::{Buffer, Watch};
+pub use memory::{Buffer, Watch, fetch_ahead};
 pub use plain::{PlainMatrix, is_plain, widen_f16};
 pub use pool::Pool;

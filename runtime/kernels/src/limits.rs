@@ -14,8 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use witness_instructions::{Isa, Level};
 
 use crate::error::Result;
-use crate::lanes::Ahead;
-use crate::memory::{Buffer, prefetch, prefetch_far};
+use crate::memory::{Buffer, fetch_ahead};
 use crate::pool::Pool;
 
 /// More than any cache holds.
@@ -49,8 +48,7 @@ impl Memory {
             let mut sums = [0u64; 8];
             for line in lines {
                 // The limit is what memory delivers, not how far the processor looks ahead by itself.
-                prefetch_far(line.as_ptr().wrapping_add(Ahead::STREAM.far));
-                prefetch(line.as_ptr().wrapping_add(Ahead::STREAM.near));
+                fetch_ahead(line.as_ptr().cast());
                 for (sum, word) in sums.iter_mut().zip(line.as_chunks::<8>().0) {
                     *sum = sum.wrapping_add(u64::from_ne_bytes(*word));
                 }

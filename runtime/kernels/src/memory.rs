@@ -14,6 +14,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::error::{KernelError, Result};
 use crate::format::ALIGNMENT;
+use crate::lanes::Ahead;
 
 /// Exclusive, zeroed bytes, aligned to 64.
 pub struct Buffer {
@@ -127,6 +128,13 @@ pub(crate) fn prefetch_far(at: *const u8) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;
+}
+
+/// Asks for what follows a cache line of memory that is read once, from one end to the other. The address may be any.
+#[inline]
+pub fn fetch_ahead(at: *const u8) {
+    prefetch_far(at.wrapping_add(Ahead::STREAM.far));
+    prefetch(at.wrapping_add(Ahead::STREAM.near));
 }
 
 impl fmt::Debug for Bytes {

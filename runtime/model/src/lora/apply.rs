@@ -326,6 +326,8 @@ fn add_row<B: Number>(low: &[f32], b: &[B::Stored], scale: f32, end: &End<'_>, y
     for (start, tile) in (0..y.len()).step_by(TILE).zip(b.chunks_exact(low.len() * TILE)) {
         let mut sums = [0.0f32; TILE];
         for (low, b) in low.iter().zip(tile.as_chunks::<TILE>().0) {
+            witness_kernels::fetch_ahead(b.as_ptr().cast());
+            witness_kernels::fetch_ahead(b.as_ptr().wrapping_byte_add(64).cast());
             for (sum, b) in sums.iter_mut().zip(b) {
                 *sum += low * B::get(*b);
             }
