@@ -77,7 +77,7 @@ pub(crate) fn doctor(context: &Context, arguments: &Listing) -> Outcome<ExitCode
         port(context, status.as_ref().ok()),
         socket(context),
         store(context, status.as_ref().ok()),
-        disk(&context.settings.models),
+        disk(&context.settings.models, status.as_ref().ok()),
     ];
     if status.is_ok() {
         checks.push(plugins(context));
@@ -243,12 +243,15 @@ fn store(context: &Context, status: Option<&StatusResponse>) -> Check {
     }
 }
 
-fn disk(models: &Path) -> Check {
+fn disk(models: &Path, status: Option<&StatusResponse>) -> Check {
     let existing = models.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     match rustix::fs::statvfs(existing) {
         Ok(data) => {
             let free_bytes = data.f_bavail.saturating_mul(data.f_frsize);
-            let found = format!("{} free for models", size(free_bytes));
+            let mut found = format!("{} free for models", size(free_bytes));
+            if let Some(packed_bytes) = status.map(|status| status.packed_bytes).filter(|&bytes| bytes > 0) {
+                found += &format!("; packed weights take {} (`packed_cache`)", size(packed_bytes));
+            }
             if free_bytes < FREE_BYTES_LOW {
                 Check::new("disk", State::Note, found)
                     .hint("`witness rm` models you do not need, or move the store with `--models`")

@@ -38,6 +38,9 @@ pub struct StatusResponse {
     pub resident_bytes: u64,
     /// Memory that loaded models may take together.
     pub memory_budget_bytes: u64,
+    /// Disk that packed weights take beside the models' own files.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub packed_bytes: u64,
 }
 
 /// A model in memory, for the status.

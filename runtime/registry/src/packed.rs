@@ -79,6 +79,11 @@ pub(crate) fn files(layout: &Layout) -> Vec<PackedFile> {
     files
 }
 
+/// Returns the bytes of all files.
+pub(crate) fn bytes(layout: &Layout) -> u64 {
+    files(layout).iter().map(|file| file.bytes).sum()
+}
+
 /// Removes files until that of `digest`, of about `bytes`, fits into `bytes_max` beside the rest, those unused longest first, and says how long it may become. Nothing where
 /// it cannot be kept.
 pub(crate) fn place(inner: &Inner, digest: &Digest, bytes: u64, bytes_max: u64) -> Option<PackedPlace> {

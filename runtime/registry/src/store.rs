@@ -376,6 +376,11 @@ impl Registry {
         packed::place(&self.inner, blob, bytes, bytes_max)
     }
 
+    /// Returns the bytes on disk of what plugins made of blobs.
+    pub fn packed_bytes(&self) -> u64 {
+        packed::bytes(&self.inner.layout)
+    }
+
     /// Lists every model, ordered by name. One that is damaged says so; the others are not affected.
     ///
     /// # Errors

@@ -25,6 +25,9 @@ use crate::reply::{self, Failure, Reply, error_body, invalid};
 
 pub(super) async fn status(State(app): State<Arc<App>>) -> Reply {
     let snapshot = app.models.snapshot().await.ok_or_else(shutting_down)?;
+    let registry = app.library.registry.clone();
+    // A disk that sleeps holds up nobody else. Without an answer it is not said.
+    let packed_bytes = tokio::task::spawn_blocking(move || registry.packed_bytes()).await;
     let loaded: Vec<LoadedModel> = snapshot
         .loaded
         .iter()
@@ -50,6 +53,7 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Reply {
         queued: snapshot.waiting as u64,
         resident_bytes: crate::memory::resident_bytes(),
         memory_budget_bytes: app.memory_budget_bytes,
+        packed_bytes: packed_bytes.unwrap_or(0),
     }))
 }
 

@@ -9,6 +9,8 @@
 mod peft;
 mod reference;
 mod support;
+#[path = "../../../../tests/harness/tmpfs.rs"]
+mod tmpfs;
 
 mod adapters;
 mod batches;

@@ -1,6 +1,7 @@
 //! The packed form in a file: the same numbers to the bit, whatever the type, and nothing but a fresh start from a file that is not what it was.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use witness_formats::gguf::GgmlType;
@@ -11,6 +12,7 @@ use witness_model::packed::{PackedForm, TakenOver, file_name, take_over, write};
 use witness_model::weight::Storage;
 
 use crate::support::{Random, Spec, Tiny, quantized, run};
+use crate::tmpfs::Mounted;
 
 const SOURCE: &str = "model.gguf=sha256:00;";
 
@@ -184,6 +186,37 @@ fn what_is_not_finished_leaves_nothing() {
     let half = mapped(&tiny, &form);
     assert_eq!(take_over(&half, &form, &|| false), TakenOver::Ended);
     assert_eq!(said(&half), said(&model));
+}
+
+// A disk that is full anywhere in the middle: an error, nothing left that takes what little room there is, and what was there stays good.
+#[test]
+fn a_full_disk_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let tiny = quantized(GgmlType::Q8_0, 1, false, RowOrder::Halves);
+    let (model, whole) = (tiny.load(), fs::read(kept(&tiny, directory.path())).unwrap());
+    let small = directory.path().join("small");
+    fs::create_dir(&small).unwrap();
+    for bytes in [8 << 10, whole.len() / 2, whole.len() - 1] {
+        // A file system counts whole pages, of which its own root may be one.
+        let Some(_mounted) = Mounted::tmpfs(&small, &(bytes / 4096 * 4096).to_string()) else {
+            eprintln!("skipped: a full disk needs the right to mount a tmpfs");
+            return;
+        };
+        let path = small.join(file_name("blob"));
+        let error = write(&model, &path, SOURCE, u64::MAX, &|| true).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull, "{bytes} bytes: {error}");
+        assert_eq!(fs::read_dir(&small).unwrap().count(), 0);
+    }
+    {
+        let Some(_mounted) = Mounted::tmpfs(&small, &(2 * whole.len()).to_string()) else {
+            return;
+        };
+        let path = kept(&tiny, &small);
+        fs::write(small.join("other"), vec![1; whole.len() * 3 / 4]).unwrap();
+        assert!(write(&model, &path, SOURCE, u64::MAX, &|| true).is_err());
+        assert!(fs::read(&path).unwrap() == whole);
+        assert_eq!(fs::read_dir(&small).unwrap().count(), 2);
+    }
 }
 
 // Plain weights are only copied by a load: a file of them would be a second copy and no quicker.

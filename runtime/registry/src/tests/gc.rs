@@ -179,6 +179,7 @@ fn packed_files_go_with_their_blobs() {
     let part = write(&kept, ".v3.part", 25);
     let of_gone = write(&gone, ".v3", 10);
     let foreign = write(&kept, ".v3.txt", 5);
+    assert_eq!(registry.packed_bytes(), 100 + 50 + 25 + 10);
 
     // Deleting a model is about its own blobs.
     let freed = |bytes: u64, weights: &[u8]| bytes + weights.len() as u64;
