@@ -101,6 +101,9 @@ fn a_second_load_finds_the_packed_form_and_says_the_same() {
         std::fs::read(&path).is_ok_and(|found| found == bytes)
     });
 
+    let found = desk.run(["doctor"]).out;
+    assert!(found.contains("free for models; packed weights take "), "{found}");
+
     desk.run(["rm", MODEL]).ok();
     until("the packed form goes with its model", &|| kept(desk.home()).is_empty());
 }
