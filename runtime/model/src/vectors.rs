@@ -1,6 +1,7 @@
 //! Which instructions the loops of this crate are compiled for: those that the kernels use, so that one word holds a whole process to fewer.
 
 use pulp::{Arch, Simd, WithSimd};
+#[cfg(target_arch = "x86_64")]
 use witness_instructions::Isa;
 
 /// Returns the widest vectors within [`Isa::current`] that this processor has.

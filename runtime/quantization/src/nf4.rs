@@ -470,7 +470,10 @@ fn torch_sum(values: &[f32]) -> f32 {
 
 /// Decoding of whole blocks.
 mod decode {
-    #![expect(unsafe_code, reason = "instructions that an `Isa` proves to be there")]
+    #![cfg_attr(
+        target_arch = "x86_64",
+        expect(unsafe_code, reason = "instructions that an `Isa` proves to be there")
+    )]
 
     #[cfg(target_arch = "x86_64")]
     use witness_instructions::{Isa, Level};

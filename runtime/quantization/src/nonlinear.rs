@@ -9,6 +9,7 @@ pub(crate) const VALUES: [f32; 16] = [
 ];
 
 /// For each value but the last, the smallest number that is taken for a later one.
+#[cfg(any(test, target_arch = "x86_64"))]
 pub(crate) const THRESHOLDS: [f32; 15] = thresholds();
 
 /// Returns the place of the value that is taken for a number: the specification. What is not a number gets the last.
@@ -35,6 +36,7 @@ pub(crate) fn nearest_place(number: f32) -> usize {
     }
 }
 
+#[cfg(any(test, target_arch = "x86_64"))]
 const fn thresholds() -> [f32; 15] {
     let mut found = [0.0; 15];
     let mut place = 0;
@@ -58,12 +60,14 @@ const fn thresholds() -> [f32; 15] {
 }
 
 /// Maps numbers to integers of the same order.
+#[cfg(any(test, target_arch = "x86_64"))]
 const fn order_of(number: f32) -> i64 {
     let bits = number.to_bits();
     let magnitude = (bits & 0x7fff_ffff) as i64;
     if bits >> 31 == 0 { magnitude } else { -magnitude }
 }
 
+#[cfg(any(test, target_arch = "x86_64"))]
 const fn number_of(order: i64) -> f32 {
     if order < 0 {
         -f32::from_bits(-order as u32)
