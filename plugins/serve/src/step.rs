@@ -16,8 +16,8 @@ use crate::sequence::{Said, Sequence};
 
 /// Tokens of prompts that are read in one step while nobody answers. Enough for matrix products to pay, few enough that a cancel is heard.
 pub(crate) const CHUNK_TOKENS: usize = 256;
-/// The same while somebody answers: a panel of the kernels', so that products are as quick, and answers wait some five of their own steps rather than twenty.
-const CHUNK_TOKENS_BESIDE: usize = 64;
+/// The same while somebody answers: two groups of the kernels', so that products are nearly as quick, and answers wait some three of their own steps rather than twenty.
+const CHUNK_TOKENS_BESIDE: usize = 32;
 
 /// What a step took.
 #[derive(Clone, Copy)]
