@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use crate::harness::{self, Home};
 
@@ -106,6 +107,16 @@ impl Drop for Desk {
     fn drop(&mut self) {
         let _ = self.run(["stop", "--daemon"]);
     }
+}
+
+/// Waits for what comes behind an answer, or behind a stop.
+#[track_caller]
+pub(crate) fn until(what: &str, is_so: &dyn Fn() -> bool) {
+    let so = (0..4_000).any(|_| {
+        std::thread::sleep(Duration::from_millis(5));
+        is_so()
+    });
+    assert!(so, "{what}");
 }
 
 /// Runs a command to its end.

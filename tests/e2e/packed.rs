@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::desk::Desk;
+use crate::desk::{Desk, until};
 use crate::harness::gguf::{self, Shape};
 use crate::harness::{Daemon, Home};
 
@@ -31,16 +31,6 @@ fn kept(home: &Home) -> Vec<PathBuf> {
 
 fn is_whole(path: &std::path::Path) -> bool {
     path.extension().is_some_and(|extension| extension != "part")
-}
-
-/// Waits for what comes behind an answer, or behind a stop.
-#[track_caller]
-fn until(what: &str, is_so: &dyn Fn() -> bool) {
-    let so = (0..4_000).any(|_| {
-        std::thread::sleep(Duration::from_millis(5));
-        is_so()
-    });
-    assert!(so, "{what}");
 }
 
 fn stop(desk: &Desk) {
