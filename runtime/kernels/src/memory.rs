@@ -109,22 +109,20 @@ impl Lent {
 /// Asks for the cache line at an address, which may be any, where the processor can be asked.
 #[inline]
 pub(crate) fn prefetch(at: *const u8) {
+    ask::<false>(at);
+}
+
+/// As [`prefetch`]; where it is `FAR`, no further than the second cache.
+#[inline]
+fn ask<const FAR: bool>(at: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: SSE is part of the architecture, and a prefetch reads nothing.
     unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
-}
-
-/// As [`prefetch`], no further than the second cache.
-#[inline]
-pub(crate) fn prefetch_far(at: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: as for `prefetch`.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(at.cast());
+        use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
+        match FAR {
+            true => _mm_prefetch::<_MM_HINT_T1>(at.cast()),
+            false => _mm_prefetch::<_MM_HINT_T0>(at.cast()),
+        }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;
@@ -133,7 +131,7 @@ pub(crate) fn prefetch_far(at: *const u8) {
 /// Asks for what follows a cache line of memory that is read once, from one end to the other. The address may be any.
 #[inline]
 pub fn fetch_ahead(at: *const u8) {
-    prefetch_far(at.wrapping_add(Ahead::STREAM.far));
+    ask::<true>(at.wrapping_add(Ahead::STREAM.far));
     prefetch(at.wrapping_add(Ahead::STREAM.near));
 }
 

@@ -99,9 +99,8 @@ impl Sampler {
             let mut kept = at_least(logits, min_p);
             return self.draw_unsorted(&mut kept).ok_or(no_candidate);
         }
-        let is_nucleus = is_whole;
         let mut kept = match mask {
-            None if is_nucleus => nucleus(logits, top_p),
+            None if is_whole => nucleus(logits, top_p),
             None => top_k(logits, k),
             Some(mask) => top_k_allowed(logits, &self.config, mask)?,
         };
@@ -110,7 +109,7 @@ impl Sampler {
         }
         keep_typical(&mut kept, typical_p);
         // A nucleus is cut already; cutting it again by its own sum would cut too much.
-        if !is_nucleus {
+        if !is_whole {
             keep_top_p(&mut kept, top_p);
         }
         keep_min_p(&mut kept, min_p);
@@ -186,10 +185,7 @@ fn at_least(logits: &[f32], p: f32) -> Vec<Candidate> {
     let Some(best) = select::best(logits) else {
         return Vec::new();
     };
-    let least = match p > 0.0 {
-        true => f64::from(best.logit) + ln(f64::from(p.min(1.0))),
-        false => f64::NEG_INFINITY,
-    };
+    let least = least(best, p);
     let possible = select::candidates(0, logits).filter(|candidate| candidate.logit > f32::NEG_INFINITY);
     possible
         .filter(|candidate| f64::from(candidate.logit) >= least)
@@ -331,12 +327,20 @@ fn keep_top_p(kept: &mut Vec<Candidate>, p: f32) {
     kept.truncate(n_kept);
 }
 
+/// Returns the least logit that is at least `p` times as likely as the best; below all for 0.
+fn least(best: Candidate, p: f32) -> f64 {
+    match p > 0.0 {
+        true => f64::from(best.logit) + ln(f64::from(p.min(1.0))),
+        false => f64::NEG_INFINITY,
+    }
+}
+
 /// Keeps the candidates at least `p` times as likely as the most likely; at least that one.
 fn keep_min_p(kept: &mut Vec<Candidate>, p: f32) {
     if p <= 0.0 || kept.len() < 2 {
         return;
     }
-    let least = f64::from(kept[0].logit) + ln(f64::from(p.min(1.0)));
+    let least = least(kept[0], p);
     let n_kept = kept.partition_point(|candidate| f64::from(candidate.logit) >= least);
     kept.truncate(n_kept.max(1));
 }
