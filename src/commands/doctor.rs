@@ -69,7 +69,7 @@ pub(crate) fn doctor(context: &Context, arguments: &Listing) -> Outcome<ExitCode
     let status = context.wait(
         context
             .client
-            .get_within::<StatusResponse>("/api/witness/status", PATIENCE),
+            .get_within::<StatusResponse>("/api/witness/status?disk", PATIENCE),
     );
     let mut checks = vec![
         path(),

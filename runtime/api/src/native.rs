@@ -38,7 +38,7 @@ pub struct StatusResponse {
     pub resident_bytes: u64,
     /// Memory that loaded models may take together.
     pub memory_budget_bytes: u64,
-    /// Disk that packed weights take beside the models' own files.
+    /// Disk that packed weights take beside the models' own files; only where it was asked for (`?disk`).
     #[serde(skip_serializing_if = "is_zero")]
     pub packed_bytes: u64,
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use axum::Extension;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use tokio::sync::mpsc;
 use witness_api::{
@@ -23,11 +23,18 @@ use crate::progress;
 use crate::reckon::{CachePlan, Reckoning, details, reckon};
 use crate::reply::{self, Failure, Reply, error_body, invalid};
 
-pub(super) async fn status(State(app): State<Arc<App>>) -> Reply {
+/// `?disk` asks for what lies on disk too: clients ask for the rest before each of their requests, and a disk that sleeps must not hold those up.
+pub(super) async fn status(State(app): State<Arc<App>>, RawQuery(query): RawQuery) -> Reply {
     let snapshot = app.models.snapshot().await.ok_or_else(shutting_down)?;
-    let registry = app.library.registry.clone();
-    // A disk that sleeps holds up nobody else. Without an answer it is not said.
-    let packed_bytes = tokio::task::spawn_blocking(move || registry.packed_bytes()).await;
+    let packed_bytes = match query.as_deref() {
+        Some("disk") => {
+            let registry = app.library.registry.clone();
+            tokio::task::spawn_blocking(move || registry.packed_bytes())
+                .await
+                .unwrap_or(0)
+        }
+        _ => 0,
+    };
     let loaded: Vec<LoadedModel> = snapshot
         .loaded
         .iter()
@@ -53,7 +60,7 @@ pub(super) async fn status(State(app): State<Arc<App>>) -> Reply {
         queued: snapshot.waiting as u64,
         resident_bytes: crate::memory::resident_bytes(),
         memory_budget_bytes: app.memory_budget_bytes,
-        packed_bytes: packed_bytes.unwrap_or(0),
+        packed_bytes,
     }))
 }
 
